@@ -24,7 +24,7 @@ UV_INSTALL    := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
                  $(foreach file,$(REQUIREMENTS),-r $(file))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test test-slow lint format docs bench clean
+.PHONY: help setup setup-small browser demo demo-small test test-slow lint format docs bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,11 +41,18 @@ $(STAMP):
 	@rm -f $(VENV)/.setup-*
 	@touch $@
 
+setup-small: setup ## also install the parts of the preset small, which requirements/small.txt pins by hash
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes -r requirements/small.txt
+
 browser: ## install Chromium and Prometheus on Debian, as root; tests that need them are skipped without
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium prometheus fonts-dejavu-core
 
 demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start first trains the starting checkpoint)
 	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo $(ARGS)
+
+demo-small: setup-small ## evolve a pretrained policy with a real pipeline and real judges, and write the report
+	$(BIN)/genevolve small setup
+	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo small $(ARGS)
 
 # JOBS processes share the tests; tests/conftest.py says how. Tests need no network. They use one thread each, because the
 # pools of engine and learner would compete for the cores.

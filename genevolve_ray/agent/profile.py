@@ -236,6 +236,25 @@ _ATLAS = ProtocolProfile(
     messages=SHORT_MESSAGES,
 )
 
+_SMALL = ProtocolProfile(
+    name="small",
+    max_turns=5,
+    max_tool_calls=4,
+    max_prompt_tokens=512,
+    max_response_tokens=768,
+    max_turn_tokens=128,
+    max_references=1,
+    prompt="small",
+    tool_style="names",
+    guide_style="lines",
+    skill_text="short",
+    text_fields=("title", "snippet"),
+    image_fields=("title",),
+    max_field_chars=80,
+    messages=SHORT_MESSAGES,
+)
+"""Short texts throughout: on a CPU, tokens are what a run of a language model costs."""
+
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -243,6 +262,7 @@ PROFILES = {
         _RELEASE.model_copy(
             update={"name": "paper-eval", "max_references": 5, "append_date": True, "skill_text": "instructions"}
         ),
+        _SMALL,
         _ATLAS,
         _ATLAS.model_copy(
             update={

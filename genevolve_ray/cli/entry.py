@@ -23,6 +23,7 @@ from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
 from genevolve_ray.cli.serve import serve
 from genevolve_ray.cli.share import export
+from genevolve_ray.cli.small import small
 from genevolve_ray.cli.view import view
 from genevolve_ray.records.secrets import mask_output, shown
 
@@ -51,7 +52,7 @@ def _options(
     """Hold the options that precede a command."""
 
 
-Preset = Annotated[str, typer.Argument(help="A preset (atlas) or your own YAML file.")]
+Preset = Annotated[str, typer.Argument(help="A preset (atlas, small) or your own YAML file.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Folder of the run; an existing run is resumed.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set loop.group_size=8. Repeatable.")]
 InProcess = Annotated[bool, typer.Option("--in-process", help="Run the same loop without Ray, in this process.")]
@@ -82,21 +83,25 @@ def evolve(
 
 @app.command()
 def demo(
+    preset: Annotated[str, typer.Argument(help="A preset: atlas, or small after `genevolve small setup`.")] = "atlas",
     run: Run = None,
-    cold_start: Annotated[bool, typer.Option("--cold-start", help="First train the cold start.")] = False,
-    steps: Annotated[int, typer.Option("--steps", help="GRPO steps.")] = 40,
+    cold_start: Annotated[bool, typer.Option("--cold-start", help="First train the cold start of the atlas.")] = False,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="GRPO steps (default: the preset's, 40 of the atlas).")
+    ] = None,
     settings: Sets = None,
     in_process: InProcess = False,
 ) -> None:
-    """Train the atlas agent from its cold start, compare before and after, and write a report (`make demo`).
+    """Train the agent of a preset from its cold start, compare before and after, and write a report (`make demo`).
 
     Example: `genevolve demo --run runs/short --steps 4`
     """
     from genevolve_ray.commands.evolve import demo_run
     from genevolve_ray.config import load_config
 
-    config = load_config("atlas", [f"loop.steps={steps}", *(settings or [])])
-    demo_run(config, run or Path("runs/demo"), cold_start=cold_start, in_process=in_process)
+    config = load_config(preset, [*([f"loop.steps={steps}"] if steps is not None else []), *(settings or [])])
+    folder = run or Path("runs") / ("demo" if preset == "atlas" else f"demo-{Path(preset).stem}")
+    demo_run(config, folder, cold_start=cold_start, in_process=in_process)
 
 
 @app.command()
@@ -275,6 +280,7 @@ app.add_typer(data, name="data")
 app.add_typer(gateway, name="gateway")
 app.add_typer(serve, name="serve")
 app.add_typer(corpus, name="corpus")
+app.add_typer(small, name="small")
 app.command("ask")(ask)
 app.command("worker")(worker)
 app.command("export")(export)

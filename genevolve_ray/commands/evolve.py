@@ -36,6 +36,9 @@ from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.recorded import RecordedProgress
 from genevolve_ray.viewer.report import write_report
 
+ATLAS_START = "genevolve_ray.atlas:cold_start"
+"""The policy of the preset `atlas`."""
+
 
 def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
     """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly.
@@ -237,8 +240,25 @@ def paired_scores(before: list[Trajectory], after: list[Trajectory]) -> tuple[li
 
 
 def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: bool) -> dict[str, Any]:
-    """Evolve the atlas from its cold start, kept at `folder`/sft, and print the result."""
-    start = folder / "sft"
+    """Evolve a preset from its cold start, and print the result. A policy inside the package is copied to `folder`/sft.
+
+    Raises:
+        UserFault: with `cold_start` for a preset whose cold start is a folder of its own.
+    """
+    model = config.policy.model
+    if model == ATLAS_START:
+        model = str(_atlas_start(config, folder / "sft", cold_start))
+    elif cold_start:
+        raise UserFault(
+            f"--cold-start trains that of the atlas, but policy.model={model}: `genevolve sft` trains one on rows, "
+            "`genevolve small setup --from-nothing` that of the preset small"
+        )
+    policy = config.policy.model_copy(update={"model": model})
+    return evolve_run(config.model_copy(update={"name": folder.name, "policy": policy}), folder, in_process=in_process)
+
+
+def _atlas_start(config: RunConfig, start: Path, cold_start: bool) -> Path:
+    """Return a folder with the cold start of the atlas: the shipped one, or one that is trained first."""
     if not (start / "config.json").is_file():
         preflight(config, model=not cold_start)  # Before anything is written.
         if cold_start:
@@ -247,10 +267,7 @@ def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: b
             sft_run("atlas", start, steps=None, seed=None, threads=None)
         else:
             shutil.copytree(model_folder(config.policy.model), start, dirs_exist_ok=True)
-    config = config.model_copy(
-        update={"name": folder.name, "policy": config.policy.model_copy(update={"model": str(start)})}
-    )
-    return evolve_run(config, folder, in_process=in_process)
+    return start
 
 
 def verdict(summary: dict[str, Any]) -> str:

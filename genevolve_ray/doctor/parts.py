@@ -26,6 +26,7 @@ from genevolve_ray.doctor.preflight import (
     check_final_step,
     check_plugin,
     check_reward,
+    check_setup,
     model_folder,
     placed,
     unexamined_requests,
@@ -34,7 +35,7 @@ from genevolve_ray.doctor.sight import check_sight
 from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.sources import build_source, check_truth, prime_source, recorded_rows
+from genevolve_ray.evolution.sources import build_source, check_request, prime_source, recorded_rows
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.telemetry.traces import check_traces
 from genevolve_ray.evolution.trackers.opening import check_trackers
@@ -77,6 +78,15 @@ def left_to_fill_in(config: RunConfig) -> list[Check]:
         problem("fill in", f"{key} is {value!r}", f"--set {_settable(key)}=..., or a copy of the preset")
         for key, value in left
     ]
+
+
+def setup(config: RunConfig) -> list[Check]:
+    """Return a finding where folders of the preset `small` were not made; nothing for other runs."""
+    try:
+        check_setup(config)
+    except UserFault as fault:
+        return [problem("setup", fault, "genevolve small setup")]
+    return []
 
 
 def _settable(key: str) -> str:
@@ -279,11 +289,11 @@ def _first(part: str, drawn: list[Request], images: MemoryImages, config: RunCon
     if not drawn:
         return problem("data", f"{part}: no request", "see docs/data.md")
     request = drawn[0]
+    try:
+        check_request(request, config)
+    except UserFault as fault:
+        return problem("data", f"{part}: {fault}")
     if request.truth_image is None:
-        try:
-            check_truth(request, config)
-        except UserFault as fault:
-            return problem("data", f"{part}: {fault}")
         return ok("data", f"{part}: first request {request.id}, without a ground-truth image, which no judge needs")
     size = f"{request.truth_image.width} x {request.truth_image.height}"
     images.get(request.truth_image)

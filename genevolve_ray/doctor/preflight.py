@@ -22,6 +22,7 @@ from genevolve_ray.doctor.settings_tree import (
     plugin_roles,
     plugin_settings,
     services,
+    unmade,
     unset_references,
     unset_tokens,
 )
@@ -58,6 +59,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
         UserFault: naming the invalid value.
     """
     check_filled_in(config)
+    check_setup(config)
     check_trackers(config.logging)
     check_traces(config.logging.traces)
     check_devices(config, local)
@@ -97,6 +99,14 @@ def check_filled_in(config: RunConfig) -> None:
     if left := fill_ins(config):
         keys = ", ".join(key for key, _ in left)
         raise UserFault(f"not filled in: {keys} (--set, or a copy of the preset; see `genevolve doctor`)")
+
+
+def check_setup(config: RunConfig) -> None:
+    """Check that what the preset `small` names was made. Raises UserFault naming the first key and folder."""
+    if missing := unmade(config):
+        key, path = missing[0]
+        more = f" ({len(missing) - 1} more are missing)" if missing[1:] else ""
+        raise UserFault(f"{key}={path}: no such file or folder{more}: run genevolve small setup in this folder")
 
 
 def check_sockets(config: RunConfig, *, local: bool = False) -> None:

@@ -25,7 +25,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
         spend: with `deep`, make the one call of each service that costs money.
     """
     checks = [c for c in diagnose(run_dir) if c.status is Status.PROBLEM and c.name != "disk"]  # The run has its own.
-    checks += [*parts.left_to_fill_in(config), *method(config)]
+    checks += [*parts.left_to_fill_in(config), *parts.setup(config), *method(config)]
     policy, weights = parts.policy(config, deep=deep)
     checks += [
         *policy,

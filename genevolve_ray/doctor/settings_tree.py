@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -15,6 +16,7 @@ from genevolve_ray.evolution.patience import children, joined, nodes, plain_sett
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
 from genevolve_ray.records.secrets import references
 from genevolve_ray.remote.config import RemoteConfig
+from genevolve_ray.small.stages import PRESET_FOLDER
 
 MARK = "FILL_IN"
 """Placeholder in a preset for a value that only the user knows."""
@@ -61,6 +63,18 @@ def _marked(value: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, value
     for name, inner in children(value):
         yield from _marked(inner, joined(path, name))
+
+
+def unmade(config: RunConfig) -> list[tuple[str, str]]:
+    """Return (key, path) of every file and folder of the preset `small` that does not exist."""
+    return [(key, path) for key, path in _below_setup(config.model_dump(mode="json"), "") if not Path(path).exists()]
+
+
+def _below_setup(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str) and Path(value).is_relative_to(PRESET_FOLDER):
+        yield path, value
+    for name, inner in children(value):
+        yield from _below_setup(inner, joined(path, name))
 
 
 def plugin_settings(role: str, spec: PluginSpec) -> tuple[Any, Any]:

@@ -159,7 +159,7 @@ class EvolutionConfig(Config):
     deterministic: bool = False
     """Bit-equal runs: one process, reference engine, one thread, turns in lock-step, every request seeded."""
     profile: str | ProtocolProfile = "release"
-    """Protocol of an episode: `release`, `paper-eval`, `atlas` or `atlas-sight`, a YAML file, or keys that differ from
+    """Protocol of an episode: `release`, `paper-eval`, `atlas`, `atlas-sight` or `small`, a YAML file, or keys that differ from
     those of another profile, which `extends` names. `texts_from` takes the words of a copy of the published program.
     """
     date: str = ""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.collect import gather_or_cancel
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, Role, build_here
 from genevolve_ray.judges.merging import AGREEMENT, Combination, Merging, merged_kscore, merged_open
@@ -185,6 +185,13 @@ class EnsembleJudge:
             if hasattr(kind, "check"):
                 kind.check(settings)
 
+    @classmethod
+    def check_request(cls, config: EnsembleJudgeConfig, request: Request) -> None:
+        """Check that a request has what each member needs. Raises UserFault naming a member that lacks something."""
+        for name, (kind, settings) in _classes(config).items():
+            if hasattr(kind, "check_request"):
+                _named(name, kind.check_request, settings, request)
+
     async def judge(
         self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
     ) -> AnyVerdict:
@@ -253,7 +260,7 @@ def _named(name: str, work: Any, *arguments: Any) -> Any:
     """Return the result of work on a member. Raises PluginFault naming it."""
     try:
         return work(*arguments)
-    except PluginFault as fault:
+    except UserFault as fault:
         raise PluginFault(f"members.{name}: {fault}") from fault
 
 

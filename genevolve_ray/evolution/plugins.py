@@ -330,6 +330,7 @@ OWN: Mapping[str, Mapping[str, str]] = {
         "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
         "ensemble": "genevolve_ray.evolution.ensemble_judge:EnsembleJudge",
         "http": "genevolve_ray.judges.http_reward:HttpReward",
+        "likeness": "genevolve_ray.judges.likeness_judge:LikenessJudge",
         "local": "genevolve_ray.judges.local_judge:LocalVlmJudge",
         "pairwise": "genevolve_ray.judges.pairwise_judge:PairwiseJudge",
         "ocr": "genevolve_ray.judges.ocr_judge:OcrJudge",

@@ -116,6 +116,30 @@ def truth_limits(judge: JudgeSpec) -> PictureLimits | None:
     return limits if isinstance(limits, PictureLimits) else None
 
 
+def check_request(request: Request, config: EvolutionConfig) -> None:
+    """Check that a request has what the judges need: a ground-truth image, and what a judge checks itself.
+
+    A judge may have a class method `check_request(settings, request)`, which raises UserFault.
+
+    Raises:
+        UserFault: naming request and judge.
+    """
+    check_truth(request, config)
+    for role, spec in config.judge_specs.items():
+        if spec.isolated:
+            continue
+        try:
+            kind = spec.resolve()
+            settings = spec.settings(kind)
+        except UserFault:  # Reported where the judge is checked.
+            continue
+        try:
+            if hasattr(kind, "check_request"):
+                kind.check_request(settings, request)
+        except UserFault as fault:
+            raise UserFault(f"{role} ({role}.type={spec.type}): {fault}") from fault
+
+
 def check_truth(request: Request, config: EvolutionConfig) -> None:
     """Check that a request has the ground-truth image that a judge needs. Raises UserFault naming both and the keys."""
     if request.truth_image is None and (roles := config.truth_roles):
@@ -154,14 +178,14 @@ def open_source(config: EvolutionConfig, store: RunStore, say: Callable[[str], N
     A source that records its rows has methods `record()` and `keep(record)`; `report` is its `RejectionReport`.
 
     Raises:
-        UserFault: when no row is left, the rows of the run are gone or changed, or the first request has no ground-truth
-            image and a judge needs it.
+        UserFault: when no row is left, the rows of the run are gone or changed, or the first request lacks what a
+            judge needs, such as a ground-truth image.
     """
     source = build_source(config.requests, config.judge, store.images)
     report = getattr(source, "report", None)
     if isinstance(report, RejectionReport) and report.rejected:
         say(f"rows: {report.line()}; all in {REJECTED_FILE}")
-    check_truth(source.train(0), config)
+    check_request(source.train(0), config)
     if not (hasattr(source, "record") and hasattr(source, "keep")):
         return source
     recorded = store.rows()

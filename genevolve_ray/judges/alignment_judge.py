@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from time import monotonic
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.models.hub import is_hub_id
-from genevolve_ray.records.base import Config
-from genevolve_ray.records.components import Component, ComponentRange, OpenVerdict
+from genevolve_ray.judges.embedding import MODEL_KEY, EmbeddingConfig, clipped, measured, opened
+from genevolve_ray.judges.wanted_texts import meta_value
+from genevolve_ray.records.components import ComponentRange, OpenVerdict
 from genevolve_ray.records.observation import ImageHit
-from genevolve_ray.records.pictures import ImageRefused, PictureLimits, open_picture
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.usage import Usage, record_usage
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
-
-    from genevolve_ray.engines.image_text import Likeness
-
-_KEY = "judge.config.model"
 
 
-class AlignmentJudgeConfig(Config):
+class AlignmentJudgeConfig(EmbeddingConfig):
     """Configure the model, the text, and the range of the score."""
 
     model: str = Field(min_length=1)
     """A folder in Hugging Face layout with a model that has a tower for pictures and one for texts (CLIP, SigLIP, SigLIP
-    2, Chinese-CLIP), or a hub id."""
-    device: str = "cpu"
-    """Torch device, such as `cpu` or `cuda`."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of weights and activations."""
-    batch_size: int = Field(default=16, ge=1)
-    """Most pictures that are computed at once. With 1 on a CPU, equal pictures of equal texts have bit-equal scores."""
-    text: Literal["request", "program"] = "request"
-    """What the picture is compared with: the prompt of the request, or that of the program."""
+    2, Chinese-CLIP, VisionTextDualEncoder), or a hub id."""
+    text: str = Field(default="request", pattern=r"^(request|program|meta(\.\w+)+)$")
+    """What the picture is compared with: the prompt of the `request`, that of the `program`, or `meta.KEY`, a text in the
+    request's `meta` (nested as `meta.KEY.KEY`). Such a text may name what the prompt only hints at, which a model of
+    pictures and texts cannot find out: the flag of Mongolia, not that of the country whose capital is Ulaanbaatar."""
     prefix: str = ""
     """Put before the text; CLIPScore has `A photo depicts `, SigLIP was trained on captions."""
     score: Literal["cosine", "probability"] = "cosine"
@@ -79,21 +62,24 @@ class AlignmentJudge:
 
         self.config = config
         self._model = ImageTextModel(
-            config.model, key=_KEY, device=config.device, dtype=config.dtype, batch_size=config.batch_size
+            config.model, key=MODEL_KEY, device=config.device, dtype=config.dtype, batch_size=config.batch_size
         )
         if config.score == "probability" and not self._model.sigmoid:
-            raise ValueError(f"score=probability needs a SigLIP model, but {_KEY}={config.model!r} has no such output")
-        # Another batch is another shape of the matrices, and the last bits of a sum depend on it.
-        self.deterministic = config.batch_size == 1 and config.device == "cpu"
-        own = config.model_dump_json(exclude={"model", "device", "batch_size"})
-        self.identity = f"alignment/1:{Path(config.model).name}:{hashlib.sha256(own.encode()).hexdigest()[:8]}"
-        self._limits = PictureLimits(long_side=config.long_side)
+            raise ValueError(
+                f"score=probability needs a SigLIP model, but {MODEL_KEY}={config.model!r} has no such output"
+            )
+        self.deterministic = config.repeatable
+        self.identity = config.identity("alignment")
 
     @classmethod
     def check(cls, config: AlignmentJudgeConfig) -> None:
         """Check that the model's folder is there, without loading it. Raises UserFault naming it."""
-        if not is_hub_id(config.model) and not (Path(config.model) / "config.json").is_file():
-            raise UserFault(f"{_KEY}={config.model!r} is no model folder: it has no config.json")
+        config.check_folder()
+
+    @classmethod
+    def check_request(cls, config: AlignmentJudgeConfig, request: Request) -> None:
+        """Check that a request has the text that is compared. Raises UserFault naming request and key."""
+        _text_of_source(config, request)
 
     @classmethod
     def components(cls, config: AlignmentJudgeConfig) -> Mapping[str, ComponentRange]:
@@ -110,38 +96,40 @@ class AlignmentJudge:
         A text that is longer than the model reads is cut, with the flag `cut:alignment`.
 
         Raises:
-            InfraFailure: when the picture cannot be opened, or the model failed.
+            InfraFailure: when the picture cannot be opened, the request lacks the text, or the model failed.
         """
-        text = self.config.prefix + (request.prompt if self.config.text == "request" else program.gen_prompt)
-        picture = await asyncio.to_thread(self._opened, image, request.id)
-        likeness = await self._compare(text, picture, request.id)
+        text = self.config.prefix + self._text(request, program)
+        picture = await opened(image, self.config.long_side, self.identity, f"the image of {request.id}")
+        likeness = await measured(self._model.compare(text, picture), self.identity, request.id)
         value = likeness.cosine if self.config.score == "cosine" else likeness.probability
         assert value is not None, "the model was checked to give probabilities"
         scale = self.components(self.config)["alignment"]
-        inside = min(max(value, scale.low), scale.high)
-        flags = [*(["clipped:alignment"] if inside != value else []), *(["cut:alignment"] if likeness.cut else [])]
-        rationale = f"{self.config.score} {value:.4f}"
-        found = Component(value=inside, low=scale.low, high=scale.high, rationale=rationale)
+        found, flags = clipped(value, scale, "alignment", f"{self.config.score} {value:.4f}")
+        flags += ["cut:alignment"] if likeness.cut else []
         return OpenVerdict(components={"alignment": found}, judge=self.identity, flags=tuple(flags))
 
     async def aclose(self) -> None:
         """Stop the thread of the model."""
         await self._model.aclose()
 
-    def _opened(self, image: bytes, request_id: str) -> PillowImage:
+    def _text(self, request: Request, program: Program) -> str:
+        if self.config.text == "program":
+            return program.gen_prompt
         try:
-            return open_picture(image, self._limits)
-        except ImageRefused as error:
-            raise InfraFailure(f"{self.identity} cannot read the image of {request_id}: {error}") from error
+            return _text_of_source(self.config, request)
+        except UserFault as fault:  # One bad row of a source must not end a run.
+            raise InfraFailure(f"{self.identity}: {fault}") from fault
 
-    async def _compare(self, text: str, picture: PillowImage, request_id: str) -> Likeness:
-        started, done = monotonic(), False
-        try:
-            likeness = await self._model.compare(text, picture)
-            done = True
-        except InfraFailure as error:
-            raise InfraFailure(f"{self.identity} cannot compare the image of {request_id}: {error}") from error
-        finally:
-            used = Usage(calls=1, failed_calls=int(not done), images=int(done), seconds=monotonic() - started)
-            record_usage("judge", used)
-        return likeness
+
+def _text_of_source(config: AlignmentJudgeConfig, request: Request) -> str:
+    """Return the text that a request brings; that of a program is not known here, and the prompt stands for it.
+
+    Raises:
+        UserFault: naming request and key, when `meta` has no text there.
+    """
+    if not config.text.startswith("meta."):
+        return request.prompt
+    found = meta_value(request, config.text)
+    if not isinstance(found, str) or not found.strip():
+        raise UserFault(f"judge.config.text={config.text}: request {request.id} has no such text, but {found!r:.100}")
+    return found

@@ -26,6 +26,9 @@ class Judge(Protocol):
     a KScore verdict. With `needs_truth = False` it is never given a ground-truth image, and requests may lack one. With
     `gives_kscore = False` its verdicts are open ones, though they have a component `kscore`. Where one of these depends on
     the settings, it is a class method that gets them, and the judge keeps them as `config`.
+
+    A class method `check_request(settings, request)`, if there is one, raises UserFault for a request that lacks what the
+    judge needs. The start and `genevolve doctor` ask it of the first requests.
     """
 
     identity: str

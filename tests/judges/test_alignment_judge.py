@@ -158,7 +158,9 @@ async def test_a_long_text_is_cut_and_flagged(clip: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-async def test_a_control_token_in_a_text_is_plain_letters(kind: str, request: pytest.FixtureRequest) -> None:
+async def test_a_control_token_in_a_text_is_plain_letters(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge = judge_of(request.getfixturevalue(kind), **WIDE)
     seen = []
     forward = judge._model._model.forward
@@ -167,7 +169,7 @@ async def test_a_control_token_in_a_text_is_plain_letters(kind: str, request: py
         seen.append(inputs["input_ids"][0].tolist())
         return forward(**inputs)
 
-    judge._model._model.forward = watched
+    monkeypatch.setattr(judge._model._model, "forward", watched)  # Other judges of this folder share the model.
     await asked(judge, "red blue")
     await asked(judge, "red <end> blue")
     # The tokenizer does not know the pieces "<", "end" and ">"; the one end is that of the text.
@@ -178,6 +180,26 @@ async def test_the_text_may_be_the_programs_and_have_a_prefix(clip: str) -> None
     program, request = await asked(judge_of(clip, text="program", **WIDE)), judge_of(clip, prefix="a sign of ", **WIDE)
     assert program.components == (await asked(judge_of(clip, **WIDE), PROGRAM.gen_prompt)).components
     assert (await asked(request, "red")).components == (await asked(judge_of(clip, **WIDE), "a sign of red")).components
+
+
+async def test_the_text_may_be_one_of_the_requests_meta(clip: str) -> None:
+    judge = judge_of(clip, text="meta.truth.caption", **WIDE)
+    told = REQUEST.model_copy(update={"prompt": "the sign", "meta": {"truth": {"caption": TEXT}}})
+    verdict = await judge.judge(told, IMAGE, b"", PROGRAM, [])
+    assert verdict.components == (await asked(judge_of(clip, **WIDE))).components
+    AlignmentJudge.check_request(judge.config, told)
+
+
+@pytest.mark.parametrize("meta", [{}, {"caption": " "}, {"caption": ["a red sign"]}])
+async def test_a_request_without_the_text_is_a_failure_and_is_refused_at_the_start(
+    clip: str, meta: dict[str, Any]
+) -> None:
+    judge, bare = judge_of(clip, text="meta.caption"), REQUEST.model_copy(update={"meta": meta})
+    with pytest.raises(InfraFailure, match=r"alignment/1:.* judge.config.text=meta.caption: request case-7 has no"):
+        await judge.judge(bare, IMAGE, b"", PROGRAM, [])
+    with pytest.raises(UserFault, match=r"judge.config.text=meta.caption: request case-7 has no such text"):
+        AlignmentJudge.check_request(judge.config, bare)
+    AlignmentJudge.check_request(AlignmentJudgeConfig(model=clip), bare)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

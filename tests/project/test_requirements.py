@@ -10,16 +10,21 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from genevolve_ray.small.parts import PARTS, Arrival
+
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "requirements").glob("*.txt"))
 PINNED = [path for path in FILES if not path.name.startswith("overrides")]
 PIN = re.compile(r"[a-z0-9][a-z0-9.-]*(\[[a-z,]+\])?==[0-9][a-z0-9.]*")
+HASHED = re.compile(rf"({PIN.pattern}) --hash=sha256:[0-9a-f]{{64}}")
+SMALL = ROOT / "requirements/small.txt"
+"""The one file with hashes: it has packages of unknown publishers."""
 
 
 def entries(path: Path) -> list[str]:
-    """Return the lines of a requirement file that are neither comments nor empty."""
+    """Return the lines of a requirement file that are neither comments nor empty, without hashes."""
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    return [line for line in lines if line]
+    return [found[1] if path == SMALL and (found := HASHED.fullmatch(line)) else line for line in lines if line]
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -73,3 +78,21 @@ def test_pins_satisfy_the_bounds_of_the_package() -> None:
 def test_what_builds_the_site_is_pinned_once() -> None:
     others = pins(ROOT / "requirements/cpu.txt") | pins(ROOT / "requirements/dev.txt")
     assert pins(ROOT / "requirements/docs.txt").keys() & others.keys() == set()
+
+
+def test_every_part_of_small_is_pinned_with_a_hash() -> None:
+    lines = [line for line in SMALL.read_text().splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if not HASHED.fullmatch(line)] == []
+    assert {part.package: part.version for part in PARTS}.items() <= pins(SMALL).items()
+
+
+def test_the_parts_of_small_add_to_the_cpu_environment_and_change_nothing_of_it() -> None:
+    others = pins(ROOT / "requirements/cpu.txt") | pins(ROOT / "requirements/dev.txt")
+    assert pins(SMALL).keys() & others.keys() == set()
+
+
+def test_the_extra_of_small_has_known_publishers_alone() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["small"]
+    wanted = {canonicalize_name(item.name): item for item in map(Requirement, extra)}
+    assert wanted.keys() == {part.package for part in PARTS if part.arrival is Arrival.EXTRA}
+    assert [name for name, item in wanted.items() if pins(SMALL)[name] not in item.specifier] == []

@@ -16,6 +16,7 @@ LIGHT: dict[str, dict[str, Any]] = {
     "QwenImageEditPlusPipeline": {"true_cfg_scale": 4.0, "negative_prompt": " "},
     "StableDiffusion3Pipeline": {"options": {"max_sequence_length": 64}},
     "StableDiffusionImg2ImgPipeline": {"strength": 0.9, "steps": 3},
+    "StableDiffusionInstructPix2PixPipeline": {"guidance_scale": 3.0, "options": {"image_guidance_scale": 1.5}},
 }
 """Settings that a tiny pipeline needs, or that spare it the sizes of a real one."""
 

@@ -12,7 +12,8 @@ from diffusers_helpers import BLUE, RED, Counted, apart, pixels, png
 
 from genevolve_ray.renderers.diffusers import DiffusersConfig, DiffusersRenderer
 
-TAKES = ["FluxKontextPipeline", "Flux2KleinPipeline", "QwenImageEditPlusPipeline", "StableDiffusionImg2ImgPipeline"]
+FIRST = ["FluxKontextPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInstructPix2PixPipeline"]
+TAKES = [*FIRST, "Flux2KleinPipeline", "QwenImageEditPlusPipeline"]
 TEXT_ONLY = ["FluxPipeline", "Lumina2Pipeline", "QwenImagePipeline", "StableDiffusion3Pipeline", "ZImagePipeline"]
 PIPELINES = TAKES + TEXT_ONLY
 BATCHED = [name for name in PIPELINES if name != "QwenImageEditPlusPipeline"]
@@ -77,7 +78,7 @@ async def test_a_list_of_references_keeps_its_order(renderer_of: Of, name: str) 
     assert apart(both, await renderer.render("a cat", [BLUE, RED], 7)) > 0
 
 
-@pytest.mark.parametrize("name", ["FluxKontextPipeline", "StableDiffusionImg2ImgPipeline"])
+@pytest.mark.parametrize("name", FIRST)
 async def test_a_pipeline_of_one_picture_takes_the_first(renderer_of: Of, name: str) -> None:
     renderer = renderer_of(name)
     assert await renderer.render("a cat", [RED, BLUE], 7) == await renderer.render("a cat", [RED], 7)

@@ -15,6 +15,7 @@ from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS, PromptWatch
 Of = Callable[[str], DiffusersRenderer]
 CUTTING = ["FluxPipeline", "FluxKontextPipeline", "Lumina2Pipeline", "QwenImagePipeline", "StableDiffusion3Pipeline"]
 CUTTING += ["ZImagePipeline", "StableDiffusionImg2ImgPipeline", "Flux2KleinPipeline"]
+CUTTING += ["StableDiffusionInstructPix2PixPipeline"]
 
 
 async def cuts(renderer: DiffusersRenderer, prompt: str) -> int:

@@ -26,12 +26,16 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from tokenizers import pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -71,6 +75,19 @@ def byte_tokenizer() -> Qwen2Tokenizer:
 def clip_tokenizer() -> CLIPTokenizer:
     tokens = [*BYTES, *(byte + "</w>" for byte in BYTES), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=77)
+
+
+def bert_tokenizer() -> BertTokenizer:
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    return BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=64)
+
+
+def bert() -> BertModel:
+    """With the mask of the padding, as a pipeline passes it where the config says so."""
+    config = BertConfig(vocab_size=64, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4)
+    config.use_attention_mask = True
+    return BertModel(config)
 
 
 def clip(kind: type, *, projection: int = 32) -> Any:
@@ -146,16 +163,31 @@ def kontext() -> FluxKontextPipeline:
     return FluxKontextPipeline(**flux_parts())
 
 
+def unet(**changes: Any) -> UNet2DConditionModel:
+    settings: dict[str, Any] = {
+        "block_out_channels": (8, 16), "layers_per_block": 1, "sample_size": 8, "in_channels": 4, "out_channels": 4,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 32, "attention_head_dim": 4, "norm_num_groups": 4,
+    }  # fmt: skip
+    return UNet2DConditionModel(**{**settings, **changes})
+
+
 def img2img() -> StableDiffusionImg2ImgPipeline:
     return StableDiffusionImg2ImgPipeline(
-        unet=UNet2DConditionModel(
-            block_out_channels=(8, 16), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32, attention_head_dim=4, norm_num_groups=4,
-        ),
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        unet=unet(), scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         vae=kl(4, scaling_factor=0.18215, shift_factor=None),
         text_encoder=clip(CLIPTextModel), tokenizer=clip_tokenizer(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def instruct_pix2pix() -> StableDiffusionInstructPix2PixPipeline:
+    """With BERT as its text encoder, as the renderer of the world `small` has it."""
+    return StableDiffusionInstructPix2PixPipeline(
+        unet=unet(in_channels=8), scheduler=DDIMScheduler(clip_sample=False),
+        vae=kl(4, scaling_factor=0.18215, shift_factor=None),
+        text_encoder=bert(), tokenizer=bert_tokenizer(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
@@ -265,6 +297,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "QwenImageEditPlusPipeline": qwen_edit,
     "StableDiffusion3Pipeline": sd3,
     "StableDiffusionImg2ImgPipeline": img2img,
+    "StableDiffusionInstructPix2PixPipeline": instruct_pix2pix,
     "ZImagePipeline": z_image,
 }
 

@@ -113,6 +113,14 @@ def read_folder(config: FolderToolsConfig) -> FolderCorpus:
     return FolderCorpus(files, passages, captions)
 
 
+def ranked_texts(corpus: FolderCorpus) -> dict[str, list[str]]:
+    """Return what is ranked, and embedded, by the name of its vectors: `texts` for passages, `captions` for pictures."""
+    return {
+        "texts": [f"{hit.title} {hit.snippet}" for hit in corpus.passages],
+        "captions": list(corpus.captions.values()),
+    }
+
+
 def _passages(files: FolderFiles, path: str, config: FolderToolsConfig) -> list[TextHit]:
     """Return the passages of a text; the title is the name of the file, with the headings above the passage."""
     if (text := files.text(path, config.max_text_bytes)) is None:
@@ -219,14 +227,15 @@ class FolderTools:
         corpus = read_folder(config)
         embedder = None if config.embedder is None else LazyEmbedder(config.embedder)
         cache = config.cache or config.folder / _CACHE
+        indexes = {
+            name: HybridIndex(words, embedder, cache, name) for name, words in ranked_texts(corpus).items() if words
+        }
         tools: list[Tool] = []
         if corpus.passages:
-            words = [f"{hit.title} {hit.snippet}" for hit in corpus.passages]
-            texts = FolderTexts(corpus.passages, HybridIndex(words, embedder, cache, "texts"))
+            texts = FolderTexts(corpus.passages, indexes["texts"])
             tools.append(SearchTool(texts, config.top_k, config.on_outage))
         if corpus.captions:
-            index = HybridIndex(list(corpus.captions.values()), embedder, cache, "captions")
-            pictures = FolderImages(corpus, index, images, config.picture)
+            pictures = FolderImages(corpus, indexes["captions"], images, config.picture)
             tools.append(ImageSearchTool(pictures, config.top_k, config.on_outage))
         self.tools = {tool.name: tool for tool in [*tools, KnowledgeTool(load_skills(config.skills))]}
 

@@ -1,0 +1,64 @@
+"""The commands of `genevolve small`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+small = typer.Typer(
+    help="Make what the preset `small` needs: real parts that run on a laptop, without a hub (docs/small.md).",
+    no_args_is_help=True,
+)
+
+
+@small.command("setup")
+def setup(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the setup; an unfinished one is continued.")] = Path(
+        "runs/small"
+    ),
+    from_nothing: Annotated[
+        bool | None,
+        typer.Option(
+            "--from-nothing/--prebuilt",
+            help="Train renderer, image tower and cold start here, for hours, or take the trained weights of the package. "
+            "Without the option a setup stays as it was begun; a new one is prebuilt.",
+            show_default=False,
+        ),
+    ] = None,
+    stages: Annotated[
+        list[str] | None, typer.Option("--stage", help="Only this stage, with those that it needs. Repeatable.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every file with its hash, and make damaged stages again.")
+    ] = False,
+) -> None:
+    """Convert, assemble and index the parts of `small`: policy, embedder, corpus, requests, judge and renderer.
+
+    First run `make setup-small`. It installs the parts, each pinned by hash; `genevolve small parts` lists them. No network
+    is needed after that. Every stage writes one folder below OUT and is recorded in OUT/manifest.json with its inputs and
+    the hashes of its files. A second run keeps what is there, and a killed one continues. A changed input makes again only
+    what depends on it.
+
+    Example: `genevolve small setup --stage corpus --stage requests`
+    """
+    # Bars of libraries would interleave with ours; tqdm reads the variable when it is first imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from genevolve_ray.commands.small import setup_run
+
+    setup_run(out, stages or [], from_nothing=from_nothing, check=check)
+
+
+@small.command("parts")
+def parts() -> None:
+    """List the parts: role, license, publisher, how each is installed, and whether its files have the pinned hashes.
+
+    `genevolve small setup --stage parts` ends with an error instead if one is missing or differs.
+
+    Example: `genevolve small parts`
+    """
+    from genevolve_ray.commands.small import print_parts
+
+    print_parts()

@@ -1,0 +1,295 @@
+"""A setup in stages: each makes one folder from known inputs, once, and is made again only where it has to be.
+
+OUT/manifest.json records, for each stage, the hash of its inputs and every file that it wrote with size and SHA-256. The
+inputs of a stage are its own (`SetupStage.inputs`) and the files of the stages that it needs. So:
+
+- A stage whose inputs and files are unchanged is kept.
+- A changed input makes the stage again. What depends on it follows only if the new files differ.
+- A stage works in OUT/.work/NAME, and its folder appears whole. What a killed stage left there is used by the next try
+  if the inputs are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+import filelock
+
+from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.evolution.store.manifest import Document
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.published.files import write_bytes
+from genevolve_ray.records.suggestions import meant
+from genevolve_ray.small.parts import file_sha256
+
+PRESET_FOLDER = Path("runs/small")
+"""The folder of the setup that the preset `small` names."""
+MANIFEST = "manifest.json"
+_WORK = ".work"
+_LOCK = ".lock"
+_INPUTS = "inputs.json"
+_SHOWN = 5
+"""Files that a message lists."""
+
+
+class SetupFault(UserFault):
+    """Report a setup that cannot be done as asked; the message names the stage or the folder."""
+
+
+class MadeFile(Record):
+    """Describe a file that a stage wrote."""
+
+    sha256: str
+    bytes: int
+
+
+class MadeStage(Record):
+    """Record a finished stage."""
+
+    inputs: dict[str, str]
+    """What it was made from, by name: hashes, versions, settings."""
+    files: dict[str, MadeFile]
+    """Its files by path relative to its folder."""
+    seconds: float
+    """Time of the try that finished it."""
+    finished: str
+    """When, ISO 8601 in UTC."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        return sum(file.bytes for file in self.files.values())
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the names and hashes of its files."""
+        return _digest({name: file.sha256 for name, file in self.files.items()})
+
+
+class SetupManifest(Document):
+    """Record what the stages of a setup wrote: OUT/manifest.json."""
+
+    from_nothing: bool = False
+    """Whether renderer, image tower and cold start are trained here instead of taken from the package."""
+    stages: dict[str, MadeStage] = {}
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """Give a stage its places and its progress."""
+
+    root: Path
+    """The folder of the setup: what the stages that it needs wrote is in `root / NAME`."""
+    out: Path
+    """What the stage must write, a folder that does not exist yet."""
+    kept: Path
+    """A place for what a killed stage finds again, unless its inputs changed: checkpoints, or what becomes `out`."""
+    progress: Callable[[str, int, int], None]
+    """Reports (what, done, total)."""
+
+
+@dataclass(frozen=True)
+class SetupStage:
+    """Define one stage."""
+
+    name: str
+    """Its name, and that of its folder below the folder of the setup."""
+    title: str
+    """What it makes, for tables."""
+    make: Callable[[StageWork], None]
+    """Writes `StageWork.out`; a stage that only checks writes nothing."""
+    needs: tuple[str, ...] = ()
+    """Stages whose folders it reads; they come before it."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """What else it is made from, by name. A change makes the stage again."""
+    license: str = ""
+    """License of what it makes."""
+
+
+class SetupScreen(Protocol):
+    """Show a setup while it runs."""
+
+    def begin(self, stage: SetupStage, why: str) -> None:
+        """Show that a stage begins, and why it is not kept."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show the progress of the stage."""
+        ...
+
+    def end(self, stage: SetupStage, made: MadeStage) -> None:
+        """Show a finished stage."""
+        ...
+
+
+class StagedSetup:
+    """Hold the stages of a setup and their folder."""
+
+    def __init__(self, stages: Sequence[SetupStage], root: Path, *, from_nothing: bool = False) -> None:
+        """Hold stages in an order in which each comes after those that it needs.
+
+        Raises:
+            SetupFault: for a stage that needs one which does not come before it.
+            StoreError: for a manifest that is corrupt or of another version.
+        """
+        self.stages = {stage.name: stage for stage in stages}
+        self.root, self.from_nothing = root, from_nothing
+        seen: set[str] = set()
+        for stage in stages:
+            if missing := [need for need in stage.needs if need not in seen]:
+                raise SetupFault(f"small: stage {stage.name} needs {missing[0]}, which does not come before it")
+            seen.add(stage.name)
+        self.manifest = read_manifest(root)
+
+    def wanted(self, names: Iterable[str] = ()) -> list[SetupStage]:
+        """Return stages with all that they need, in order; no names: every stage. Raises SetupFault for an unknown name."""
+        chosen: set[str] = set()
+        waiting = list(names) or list(self.stages)
+        while waiting:
+            name = waiting.pop()
+            if name not in self.stages:
+                known = list(self.stages)
+                raise SetupFault(f"--stage {name}: no such stage{meant(name, known)}; known: {', '.join(known)}")
+            chosen.add(name)
+            waiting += self.stages[name].needs
+        return [stage for stage in self.stages.values() if stage.name in chosen]
+
+    def run(self, screen: SetupScreen, names: Iterable[str] = (), *, check: bool = False) -> list[str]:
+        """Make the stages that are missing, changed or damaged, and return their names.
+
+        Args:
+            screen: shows the progress.
+            names: only these stages, with those that they need.
+            check: also compare every file with its hash; otherwise only with its size.
+
+        Raises:
+            SetupFault: for an unknown stage, or another setup in the same folder.
+        """
+        wanted = self.wanted(names)
+        done: list[str] = []
+        with self._locked():
+            for stage in wanted:
+                if why := self.outdated(stage, check=check):
+                    screen.begin(stage, why)
+                    screen.end(stage, self._made(stage, screen))
+                    done.append(stage.name)
+        return done
+
+    def outdated(self, stage: SetupStage, *, check: bool = False) -> str:
+        """Return why a stage has to be made, "" where what is there is right."""
+        made = self.manifest.stages.get(stage.name)
+        if made is None:
+            return "not made yet"
+        inputs = self._inputs(stage)
+        if changed := sorted(name for name in {*inputs, *made.inputs} if inputs.get(name) != made.inputs.get(name)):
+            return f"changed: {', '.join(changed)}"
+        return damage(self.root / stage.name, made, hashes=check)
+
+    def _inputs(self, stage: SetupStage) -> dict[str, str]:
+        """Return the inputs of a stage: its own, and the files of the stages that it needs, as far as they are made."""
+        made = self.manifest.stages
+        return dict(stage.inputs) | {f"stage {need}": made[need].sha256 for need in stage.needs if need in made}
+
+    def _made(self, stage: SetupStage, screen: SetupScreen) -> MadeStage:
+        started, inputs = monotonic(), self._inputs(stage)
+        scratch = self._scratch(stage, inputs)
+        out = scratch / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
+        files = list_files(out)
+        if files:
+            _replace(out, self.root / stage.name, scratch / "old")
+        made = MadeStage(
+            inputs=inputs,
+            files=files,
+            seconds=round(monotonic() - started, 1),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        stages = {**self.manifest.stages, stage.name: made}
+        self.manifest = SetupManifest(from_nothing=self.from_nothing, stages=stages)
+        write_bytes(self.root / MANIFEST, self.manifest.encode())
+        shutil.rmtree(scratch, ignore_errors=True)
+        return made
+
+    def _scratch(self, stage: SetupStage, inputs: Mapping[str, str]) -> Path:
+        """Return the folder in which a stage works: that of an earlier try if it had the same inputs, otherwise empty."""
+        scratch = self.root / _WORK / stage.name
+        encoded = json.dumps(inputs, sort_keys=True).encode()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if (scratch / _INPUTS).read_bytes() == encoded:
+                return scratch
+        shutil.rmtree(scratch, ignore_errors=True)
+        write_bytes(scratch / _INPUTS, encoded)
+        return scratch
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self.root / _LOCK, timeout=0):
+                yield
+        except filelock.Timeout as error:
+            raise SetupFault(
+                f"small: another setup works in {self.root}: wait for it, or name another folder"
+            ) from error
+
+
+def read_manifest(root: Path) -> SetupManifest:
+    """Return the manifest of a setup, an empty one where there is none.
+
+    Raises:
+        StoreError: for a manifest that is corrupt or of another version.
+    """
+    try:
+        return SetupManifest.decode((root / MANIFEST).read_bytes(), str(root / MANIFEST))
+    except FileNotFoundError:
+        return SetupManifest()
+    except StoreError as error:
+        raise StoreError(f"{error}; remove this file to make everything again") from error
+
+
+def list_files(folder: Path) -> dict[str, MadeFile]:
+    """Return the files of a folder with size and hash, in the order of their paths; none where there is no folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): MadeFile(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for path in paths
+    }
+
+
+def damage(folder: Path, made: MadeStage, *, hashes: bool) -> str:
+    """Return which files of a stage are missing, or have another size or hash, "" where none is."""
+    damaged = [name for name, file in made.files.items() if not _same(folder / name, file, hashes)]
+    if not damaged:
+        return ""
+    more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
+    return f"damaged: {', '.join(damaged[:_SHOWN])}{more}"
+
+
+def _same(path: Path, file: MadeFile, hashes: bool) -> bool:
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    return not hashes or file_sha256(path) == file.sha256
+
+
+def _replace(new: Path, place: Path, old: Path) -> None:
+    """Put a folder into its place. A reader sees the old one, none for an instant, or the new one."""
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

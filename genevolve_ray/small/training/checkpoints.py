@@ -1,0 +1,71 @@
+"""State of a training on disk: tensors as safetensors and a few numbers as JSON, replaced in one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.errors import UserFault
+
+if TYPE_CHECKING:
+    import torch
+
+_HEADER = "state"
+
+
+@dataclass
+class SmallCheckpoint:
+    """Hold what a training needs to go on as if it had not stopped."""
+
+    step: int
+    model: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
+    """The moving average of the model's weights, which is what ships."""
+    optimizer: dict[str, Any]
+    """The state dict of an AdamW with one group: `state` by parameter number."""
+    settings: Mapping[str, Any]
+    """What the training was started with; a checkpoint of other settings is refused."""
+
+    def save(self, path: Path) -> None:
+        """Write to a file, through a second one that replaces it."""
+        from safetensors.torch import save_file
+
+        tensors = {f"model/{name}": value.contiguous() for name, value in self.model.items()}
+        tensors |= {f"average/{name}": value.contiguous() for name, value in self.average.items()}
+        for number, moments in self.optimizer["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": value.contiguous() for name, value in moments.items()}
+        header = {"step": self.step, "settings": dict(self.settings)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        save_file(tensors, part, metadata={_HEADER: json.dumps(header, sort_keys=True)})
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, settings: Mapping[str, Any]) -> SmallCheckpoint | None:
+        """Return the checkpoint of a file, None where there is none.
+
+        Raises:
+            UserFault: if it belongs to a training with other settings.
+        """
+        from safetensors import safe_open
+
+        if not path.is_file():
+            return None
+        kept: dict[str, dict[str, Any]] = {"model": {}, "average": {}, "optimizer": {}}
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()[_HEADER])
+            for name in file.keys():  # noqa: SIM118  the file is no mapping
+                part, _, rest = name.partition("/")
+                kept[part][rest] = file.get_tensor(name)
+        if header["settings"] != json.loads(json.dumps(dict(settings))):
+            raise UserFault(
+                f"{path}: a training with {header['settings']}, not {dict(settings)}; remove it to start anew"
+            )
+        moments: dict[int, dict[str, Any]] = {}
+        for name, value in kept["optimizer"].items():
+            number, _, rest = name.partition("/")
+            moments.setdefault(int(number), {})[rest] = value
+        return cls(header["step"], kept["model"], kept["average"], {"state": moments}, header["settings"])

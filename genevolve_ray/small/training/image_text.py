@@ -1,0 +1,248 @@
+"""A small image-text model of the world `small`: an image tower that is trained here beside a frozen sentence model.
+
+It is a VisionTextDualEncoderModel of transformers. Its text tower is MiniLM; trained are the image tower, both projections, and
+the layer that pools a text (`pooler`), as the stock model pools by the first token and MiniLM was trained for the mean.
+
+Shape legend: N shots of a batch, d dimensions of the common space, h of the text tower, S pixels of a side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from genevolve_ray.errors import UserFault
+from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
+from genevolve_ray.small.training.shots import KeptLibrary, Shot, drawn_group
+from genevolve_ray.small.training.views import View, seen
+
+SIDE = 64
+"""Pixels of a side that the image tower reads."""
+WEIGHTS, PROVENANCE = "weights.safetensors", "provenance.json"
+TOWER = {"num_stages": 3, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 3], "patch_size": 4}
+"""The settings of transformers' ConvNextV2Config."""
+DIMENSIONS = 128
+"""Of the common space."""
+_TRAINED = ("vision_model.", "visual_projection.", "text_projection.", "text_model.pooler.", "logit_scale")
+_MOST_SCALE = math.log(100)
+"""Upper bound of the logarithm of the scale, as of CLIP (arXiv 2103.00020, section 2.5)."""
+_CHUNK = 64
+"""Texts of one file of the first pass."""
+
+
+class ImageTextTraining(LoopConfig):
+    """Configure the training."""
+
+    steps: int = Field(default=600, ge=1)
+    """Updates of the weights."""
+    batch: int = Field(default=16, ge=1)
+    """Groups of shots of an update."""
+    save_every: int = Field(default=50, ge=1)
+    """Steps between two checkpoints."""
+    average: float = Field(default=0.98, ge=0, lt=1)
+    """How much of the moving average of the weights a step keeps; less at the beginning."""
+    decay: float = Field(default=0.05, ge=0)
+    """Weight decay of AdamW."""
+    groups: int = Field(default=1600, ge=1)
+    """Groups with many wordings. Texts are embedded once; their pictures are drawn anew in each step."""
+    plain_groups: int = Field(default=800, ge=0)
+    """Further groups, in plain words."""
+    group_size: int = Field(default=4, ge=2, le=6)
+    """A scene, and others that differ from it in one point."""
+    between_pictures: float = Field(default=0.5, ge=0)
+    """Weight of the loss between two views of a scene, beside those between view and text."""
+
+
+def train_image_text(
+    library: PictureLibrary,
+    embedder: Path,
+    out: Path,
+    settings: ImageTextTraining | None = None,
+    *,
+    render: View | None = None,
+    progress: TrainingProgress | None = None,
+) -> Path:
+    """Train the model, and return the file with its weights in fp16; `assemble_image_text` makes a model folder of it.
+
+    A training that was interrupted continues from its last checkpoint, to the same weights.
+
+    Args:
+        library: the pictures.
+        embedder: a folder in Hugging Face layout with a BertModel, such as all-MiniLM-L6-v2.
+        out: where texts, checkpoint, weights and their provenance are written.
+        settings: see `ImageTextTraining`.
+        render: what some pictures go through first; see `views.seen`.
+        progress: told about texts and steps.
+
+    Raises:
+        UserFault: when `out` holds a checkpoint of other settings, or the embedder is no BertModel.
+        ArithmeticError: when the loss is not finite.
+    """
+    settings, progress = settings or ImageTextTraining(), progress or (lambda what, done, total: None)
+    groups = _groups(settings, library)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = _untrained(embedder)
+    states = _first_states(model, embedder, [shot.text for group in groups for shot in group], out, progress)
+    _keep_the_trained(model)
+    kept, size = KeptLibrary(library), settings.group_size
+
+    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.randperm(len(groups), generator=generator)[: settings.batch].tolist()
+        shots = [shot for i in chosen for shot in groups[i]]
+        states_N_h = torch.cat([states[i * size : (i + 1) * size].float() for i in chosen])
+        with torch.autocast("cpu", enabled=False):
+            one, other = (seen(_drawn(shots, kept, generator), generator, render) for _ in range(2))
+        return _loss(model, one, other, states_N_h, settings.between_pictures)
+
+    own = {"tower": TOWER, "dimensions": DIMENSIONS, "embedder": model_hash(embedder), "rendered": render is not None}
+    averaged = train_loop("image-text", model, loss_of, settings, out / "checkpoint.safetensors", progress, own)
+    file = out / WEIGHTS
+    _write({name: value.half() for name, value in averaged.items()}, file)
+    record = {
+        "script": f"{__name__}:train_image_text",
+        "settings": settings.model_dump(),
+        **own,
+        "parameters": sum(value.numel() for value in averaged.values()),
+        "sha256": {WEIGHTS: hashlib.sha256(file.read_bytes()).hexdigest()},
+    }
+    (out / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
+    """Write a model folder in Hugging Face layout from trained weights and the frozen text tower, and return it.
+
+    It holds model, tokenizer and image processor, as `AlignmentJudge` and `LikenessJudge` load them.
+
+    Raises:
+        UserFault: when the weights are not those of this architecture, or the embedder is no BertModel.
+    """
+    from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTImageProcessor
+
+    model, trained = _untrained(embedder), load_file(weights)
+    wanted = {name: value.shape for name, value in model.state_dict().items() if name.startswith(_TRAINED)}
+    if {name: value.shape for name, value in trained.items()} != wanted:
+        raise UserFault(
+            f"{weights}: not the weights of this image-text model ({len(trained)} of {len(wanted)} tensors)"
+        )
+    model.load_state_dict({name: value.float() for name, value in trained.items()}, strict=False)
+    model.save_pretrained(out)
+    size = {"height": SIDE, "width": SIDE}
+    pictures = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3)
+    tokenizer = AutoTokenizer.from_pretrained(embedder, local_files_only=True)
+    VisionTextDualEncoderProcessor(pictures, tokenizer).save_pretrained(out)
+    return out
+
+
+def contrast(one_N_d: Tensor, other_N_d: Tensor, scale: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE loss of rows that belong together (CLIP, arXiv 2103.00020, figure 3)."""
+    logits_N_N = scale * one_N_d @ other_N_d.T
+    labels_N = torch.arange(len(logits_N_N))
+    return (functional.cross_entropy(logits_N_N, labels_N) + functional.cross_entropy(logits_N_N.T, labels_N)) / 2
+
+
+@cache
+def model_hash(folder: Path) -> str:
+    """Return the SHA-256 of the weights in a model folder. Raises UserFault for a folder without weights."""
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise UserFault(f"{folder}: it has no model.safetensors")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _groups(settings: ImageTextTraining, library: PictureLibrary) -> list[list[Shot]]:
+    return [
+        drawn_group(random.Random(f"{settings.seed}:{i}"), library, settings.group_size, plain=i >= settings.groups)
+        for i in range(settings.groups + settings.plain_groups)
+    ]
+
+
+def _untrained(embedder: Path) -> Any:
+    """Return the dual encoder with the frozen text tower of a folder and a new image tower."""
+    from transformers import (
+        AutoModel,
+        BertModel,
+        ConvNextV2Config,
+        VisionTextDualEncoderConfig,
+        VisionTextDualEncoderModel,
+    )
+
+    text = AutoModel.from_pretrained(embedder, local_files_only=True, dtype=torch.float32)
+    if not isinstance(text, BertModel):
+        raise UserFault(f"{embedder} holds a {type(text).__name__}: the text tower must be a BertModel")
+    # The dual encoder asks every tower for one `hidden_size`, which this family states by stages.
+    tower = ConvNextV2Config(**TOWER, image_size=SIDE, hidden_size=TOWER["hidden_sizes"][-1])  # type: ignore[index]
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(tower, text.config, projection_dim=DIMENSIONS)
+    return VisionTextDualEncoderModel(config, AutoModel.from_config(tower), text)
+
+
+def _keep_the_trained(model: Any) -> None:
+    """Remove the frozen part of the text tower, whose results are known: what is left has the names of the whole."""
+    pooler = model.text_model.pooler
+    model.text_model = torch.nn.Module()
+    model.text_model.pooler = pooler
+
+
+@torch.inference_mode()
+def _first_states(model: Any, embedder: Path, texts: Sequence[str], out: Path, progress: TrainingProgress) -> Tensor:
+    """Return the last hidden state of the first token of each text, fp16 [texts, h], from files where they exist."""
+    from transformers import AutoTokenizer
+
+    tokenizer, found = AutoTokenizer.from_pretrained(embedder, local_files_only=True), []
+    folder = out / "texts"
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    for at in range(0, len(texts), _CHUNK):
+        chunk = list(texts[at : at + _CHUNK])
+        own = hashlib.sha256(json.dumps([model_hash(embedder), chunk]).encode()).hexdigest()
+        file = folder / f"{own[:32]}.safetensors"
+        if not file.is_file():
+            inputs = tokenizer(chunk, padding=True, return_tensors="pt")
+            _write({"states": model.text_model(**inputs).last_hidden_state[:, 0].half()}, file)
+        found.append(load_file(file)["states"])
+        progress("texts", at + len(chunk), len(texts))
+    return torch.cat(found)
+
+
+def _drawn(shots: Sequence[Shot], library: PictureLibrary, generator: torch.Generator) -> Tensor:
+    """Return the pictures of shots, [N, 3, S, S] in [0, 1]."""
+    import numpy as np
+
+    seeds_N = torch.randint(1 << 31, (len(shots),), generator=generator).tolist()
+    pictures = [np.asarray(shot.drawn(library, seed, SIDE)) for shot, seed in zip(shots, seeds_N, strict=True)]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def _loss(model: Any, one_N_3_S_S: Tensor, other_N_3_S_S: Tensor, states_N_h: Tensor, between: float) -> Tensor:
+    """Return the loss of two views of each shot and the first states of its text."""
+    text_N_d = model.text_projection(torch.tanh(model.text_model.pooler.dense(states_N_h)))
+    pixels_2N_3_S_S = (torch.cat([one_N_3_S_S, other_N_3_S_S]) - 0.5) / 0.5
+    images_2N_d = model.get_image_features(pixel_values=pixels_2N_3_S_S).pooler_output
+    # Cosines of pictures that differ in one point are close: bfloat16 would not tell them apart.
+    with torch.autocast("cpu", enabled=False):
+        text_N_d = functional.normalize(text_N_d.float(), dim=-1)
+        one_N_d, other_N_d = functional.normalize(images_2N_d.float(), dim=-1).chunk(2)
+        scale = model.logit_scale.clamp(max=_MOST_SCALE).exp()
+        with_text = (contrast(one_N_d, text_N_d, scale) + contrast(other_N_d, text_N_d, scale)) / 2
+        return with_text + between * contrast(one_N_d, other_N_d, scale)
+
+
+def _write(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write tensors so that a file of this name is always whole."""
+    part = file.with_suffix(".part")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+    part.replace(file)

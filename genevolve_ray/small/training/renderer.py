@@ -1,0 +1,249 @@
+"""The renderer of the world `small` from nothing: its training, its weights, and its folder in diffusers' layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from genevolve_ray.errors import UserFault
+from genevolve_ray.records.base import Config
+from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.training.autoencoder import encode, new_autoencoder, train_autoencoder
+from genevolve_ray.small.training.denoiser import (
+    SCHEDULER,
+    TEXT_TOKENS,
+    LatentExamples,
+    embed_prompts,
+    new_denoiser,
+    train_denoiser,
+)
+from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, RendererExamples
+from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress
+
+if TYPE_CHECKING:
+    import torch
+
+_PARTS = ("vae", "unet")
+_PROVENANCE = "provenance.json"
+_ENCODED_AT_ONCE = 1024
+
+
+class RendererTraining(Config):
+    """Configure the training of the renderer."""
+
+    prompts: int = Field(default=16384, ge=1)
+    """Prompts to learn from; each serves three examples with different references."""
+    pictures: int = Field(default=8000, ge=1)
+    """Scenes from which the autoencoder learns, besides all pictures of the library."""
+    seed: int = 0
+    """Seed of the examples."""
+    autoencoder: LoopConfig = LoopConfig(steps=2400, batch=16, rate=2e-3)
+    """The training between pixels and latents."""
+    denoiser: LoopConfig = LoopConfig(steps=5000, batch=32, rate=1e-3, warmup=200, average=0.999)
+    """The training of the diffusion model."""
+
+
+def train_renderer(
+    library: PictureLibrary, embedder: Path, work: Path, config: RendererTraining, progress: TrainingProgress
+) -> Path:
+    """Train the autoencoder and the denoiser, and return the folder of their weights.
+
+    Everything is kept in `work`, so that a second call continues where a first one stopped.
+
+    Args:
+        library: The pictures.
+        embedder: A folder of MiniLM in Hugging Face layout, the frozen text encoder.
+        work: Checkpoints, latents, and `weights/` with `vae.safetensors` and `unet.safetensors` in float16.
+        config: Sizes and settings.
+        progress: Receives what is being done, how much is done and how much there is.
+
+    Raises:
+        UserFault: if `work` holds a training with other settings.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    examples = RendererExamples(library, config.seed)
+    references = np.stack([np.asarray(library.reference(id)) for id in examples.reference_ids])
+    scenes = _pixels(examples, range(config.pictures), "scenes", progress)
+    checkpoint = work / "autoencoder.checkpoint.safetensors"
+    vae = train_autoencoder(np.concatenate([scenes, references]), config.autoencoder, checkpoint, progress)
+    latents = _latent_examples(examples, vae, embedder, work, config, progress)
+    unet = train_denoiser(latents, config.denoiser, work / "denoiser.checkpoint.safetensors", progress)
+    facts = {
+        "settings": config.model_dump(),
+        "examples": len(latents.pictures),
+        "pictures": len(examples.reference_ids),
+    }
+    return write_weights({"vae": vae.state_dict(), "unet": unet.state_dict()}, work / "weights", facts)
+
+
+def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path, facts: Mapping[str, Any]) -> Path:
+    """Write the parts of the renderer in float16, with a record of their origin, and return the folder."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes = {}
+    for name in _PARTS:
+        path = folder / f"{name}.safetensors"
+        part = path.with_name(path.name + ".part")
+        save_file({key: value.half().contiguous() for key, value in parts[name].items()}, part)
+        part.replace(path)
+        hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    provenance = {
+        "what": "autoencoder and denoiser of the renderer of the world small, trained from nothing",
+        "script": "genevolve_ray/small/training/renderer.py",
+        "data": "scenes composed from OpenMoji 17.0.0 (CC BY-SA 4.0, https://openmoji.org)",
+        "text_encoder": "all-MiniLM-L6-v2 (Apache-2.0), frozen, not contained",
+        "licence": "CC BY-SA 4.0",
+        **facts,
+        "sha256": hashes,
+    }
+    (folder / _PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")
+    return folder
+
+
+def assemble_renderer(weights: Path, embedder: Path, out: Path) -> Path:
+    """Write the renderer as a folder in diffusers' layout, and return it: what `DiffusersRenderer` loads.
+
+    Args:
+        weights: The folder of `train_renderer`, or the one that ships in the package.
+        embedder: A folder of MiniLM in Hugging Face layout.
+        out: A folder; `text_encoder`, `tokenizer`, `vae`, `unet` and `scheduler` in it are written.
+
+    Raises:
+        UserFault: if the weights are absent or are not those of their `provenance.json`.
+    """
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline
+    from transformers import AutoTokenizer, BertModel
+
+    vae, unet = load_renderer_parts(weights)
+    tokenizer: Any = AutoTokenizer.from_pretrained(embedder, model_max_length=TEXT_TOKENS)
+    encoder: Any = BertModel.from_pretrained(embedder, dtype=torch.float32)
+    encoder.config.use_attention_mask = True  # The pipeline then hands the mask of the padding to the encoder.
+    kind: Any = StableDiffusionInstructPix2PixPipeline
+    scheduler: Any = DDIMScheduler(**SCHEDULER)  # type: ignore[no-untyped-call]
+    pipeline = kind(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(out, safe_serialization=True)
+    (out / _PROVENANCE).write_bytes((weights / _PROVENANCE).read_bytes())
+    return out
+
+
+def prebuilt_renderer() -> Path:
+    """Return the folder of the weights that ship in the package."""
+    return Path(__file__).parent.parent / "prebuilt" / "renderer"
+
+
+def load_renderer_parts(weights: Path) -> tuple[Any, Any]:
+    """Return the autoencoder and the denoiser of a folder of weights, in float32.
+
+    Raises:
+        UserFault: if the weights are absent or are not those of their `provenance.json`.
+    """
+    from safetensors.torch import load
+
+    try:
+        hashes = json.loads((weights / _PROVENANCE).read_text("utf-8"))["sha256"]
+        data = {name: (weights / f"{name}.safetensors").read_bytes() for name in _PARTS}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserFault(f"{weights}: no weights of a renderer ({error})") from error
+    models: dict[str, Any] = {"vae": new_autoencoder(), "unet": new_denoiser()}
+    for name, model in models.items():
+        if (found := hashlib.sha256(data[name]).hexdigest()) != (kept := hashes.get(f"{name}.safetensors")):
+            raise UserFault(f"{weights / f'{name}.safetensors'}: sha256 is {found}, {_PROVENANCE} names {kept}")
+        model.load_state_dict({key: value.float() for key, value in load(data[name]).items()})
+        model.eval()
+    models["vae"].register_to_config(scaling_factor=1.0)
+    return models["vae"], models["unet"]
+
+
+def _latent_examples(
+    examples: RendererExamples,
+    vae: Any,
+    embedder: Path,
+    work: Path,
+    config: RendererTraining,
+    progress: TrainingProgress,
+) -> LatentExamples:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    number = config.prompts * REFERENCES_PER_PROMPT
+    prompts = [examples(first).prompt for first in range(0, number, REFERENCES_PER_PROMPT)]
+    texts = work / f"texts-{_digest([str(embedder.name), *prompts])}.npy"
+    if not texts.is_file():
+        states = embed_prompts(embedder, ["", *prompts], lambda done, total: progress("prompts", done, total))
+        _save_array(states, texts)
+    settings = {"examples": number, "seed": config.seed, "autoencoder": config.autoencoder.model_dump()}
+    kept = work / f"latents-{_digest([json.dumps(settings), *examples.reference_ids])}.safetensors"
+    if not kept.is_file():
+        parts = []
+        for start in range(0, number, _ENCODED_AT_ONCE):
+            numbers = range(start, min(start + _ENCODED_AT_ONCE, number))
+            parts.append(encode(vae, _pixels(examples, numbers)).half())
+            progress("latents", numbers.stop, number)
+        plain, mirrored = (encode(vae, _references(examples, mirror)) for mirror in (False, True))
+        white = encode(vae, np.full((1, 64, 64, 3), 255, np.uint8))
+        part = kept.with_name(kept.name + ".part")
+        tensors = {"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}
+        save_file({key: value.contiguous() for key, value in tensors.items()}, part)
+        part.replace(kept)
+    tensors = load_file(kept)
+    states = np.load(texts, mmap_mode="r")
+    return LatentExamples(
+        pictures=tensors["pictures"].float(),
+        references=tensors["references"],
+        reference_rows=np.array([_reference_row(examples, n) for n in range(number)]),
+        texts=states,
+        text_rows=1 + np.arange(number) // REFERENCES_PER_PROMPT,
+        empty_text=states[0],
+    )
+
+
+def _reference_row(examples: RendererExamples, number: int) -> int:
+    """Return the row of an example's reference: plain pictures first, then mirrored ones, then the white canvas."""
+    example, ids = examples(number), examples.reference_rows
+    if example.reference is None:
+        return 2 * len(ids)
+    return ids[example.reference] + len(ids) * example.mirrored
+
+
+def _references(examples: RendererExamples, mirror: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    pictures = np.stack([np.asarray(examples.library.reference(id)) for id in examples.reference_ids])
+    return pictures[:, :, ::-1] if mirror else pictures
+
+
+def _pixels(
+    examples: RendererExamples, numbers: range, what: str = "", progress: TrainingProgress | None = None
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    rows = []
+    for number in numbers:
+        rows.append(np.asarray(examples.picture(examples(number))))
+        if progress is not None and len(rows) % 500 == 0:
+            progress(what, len(rows), len(numbers))
+    return np.stack(rows)
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _save_array(values: np.ndarray[Any, Any], path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.save(file, values)
+    part.replace(path)

@@ -1,0 +1,185 @@
+"""The stages that make models: from the weights that ship with the package, or by training them from nothing.
+
+Both ways write the same folders: `image_text` for the judges, `renderer`, and `policy` with its cold start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import resources
+from pathlib import Path
+
+from genevolve_ray.small.parts import find_part, locate
+from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.preset import tools_config
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, list_files
+
+PROVENANCE = "provenance.json"
+_TRAINED_ON = "trained on OpenMoji, CC-BY-SA-4.0; text encoder Apache-2.0"
+_PICTURES = ("openmoji", "resvg")
+
+
+def prebuilt_stages() -> list[SetupStage]:
+    """Return the stages that assemble models from the weights of the package."""
+    return [
+        SetupStage(
+            "image_text",
+            "image tower of the judges, with MiniLM as text tower",
+            _assemble_image_text,
+            needs=("embedder",),
+            inputs=prebuilt_inputs("image_text"),
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "renderer",
+            "diffusion pipeline, with MiniLM as text encoder",
+            _assemble_renderer,
+            needs=("embedder",),
+            inputs=prebuilt_inputs("renderer"),
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "policy",
+            "the policy after its cold start",
+            _merge_prebuilt,
+            needs=("base",),
+            inputs=prebuilt_inputs("cold_start"),
+            license="Apache-2.0",
+        ),
+    ]
+
+
+def trained_stages() -> list[SetupStage]:
+    """Return the stages that train the models from nothing."""
+    return [
+        SetupStage(
+            "image_text",
+            "image tower of the judges, trained here, with MiniLM as text tower",
+            _train_image_text,
+            needs=("embedder",),
+            inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "renderer",
+            "diffusion pipeline, trained here, with MiniLM as text encoder",
+            _train_renderer,
+            needs=("embedder",),
+            inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "rows",
+            "conversations of the scripted teacher",
+            _write_rows,
+            needs=("requests", "corpus", "embedder", "index"),
+            inputs={"recipe": "1"},
+            license="public domain (facts)",
+        ),
+        SetupStage(
+            "cold_start",
+            "adapter of the cold start, trained here",
+            _train_cold_start,
+            needs=("base", "rows"),
+            inputs={"recipe": "1"},
+            license="Apache-2.0",
+        ),
+        SetupStage(
+            "policy",
+            "the policy after its cold start",
+            _merge_trained,
+            needs=("base", "cold_start"),
+            inputs={"recipe": "1"},
+            license="Apache-2.0",
+        ),
+    ]
+
+
+def prebuilt(name: str) -> Path:
+    """Return the folder of weights that ship with the package.
+
+    Raises:
+        SetupFault: where this installation has none.
+    """
+    folder = _prebuilt_folder(name)
+    if not (folder / PROVENANCE).is_file():
+        raise SetupFault(f"small: {folder} has no weights: `genevolve small setup --from-nothing` trains them")
+    return folder
+
+
+def prebuilt_inputs(name: str) -> dict[str, str]:
+    """Return the hashes of the weights that ship with the package, as inputs of a stage."""
+    return {"recipe": "1"} | {file: made.sha256 for file, made in list_files(_prebuilt_folder(name)).items()}
+
+
+def _prebuilt_folder(name: str) -> Path:
+    return Path(str(resources.files("genevolve_ray.small") / "prebuilt" / name))
+
+
+def _weights(name: str) -> Path:
+    """Return the one file of weights of a folder that ships. Raises SetupFault."""
+    files = sorted(prebuilt(name).glob("*.safetensors"))
+    if len(files) != 1:
+        raise SetupFault(f"small: {_prebuilt_folder(name)} has {len(files)} files of weights, expected 1")
+    return files[0]
+
+
+def _pinned(name: str) -> str:
+    return " ".join(file.sha256 for file in find_part(name).files)
+
+
+def _assemble_image_text(work: StageWork) -> None:
+    from genevolve_ray.small.training.image_text import assemble_image_text
+
+    assemble_image_text(_weights("image_text"), work.root / "embedder", work.out)
+
+
+def _train_image_text(work: StageWork) -> None:
+    from genevolve_ray.small.training.image_text import assemble_image_text, train_image_text
+
+    embedder = work.root / "embedder"
+    weights = train_image_text(PictureLibrary(locate("openmoji")), embedder, work.kept, progress=work.progress)
+    assemble_image_text(weights, embedder, work.out)
+
+
+def _assemble_renderer(work: StageWork) -> None:
+    from genevolve_ray.small.training.renderer import assemble_renderer
+
+    assemble_renderer(prebuilt("renderer"), work.root / "embedder", work.out)
+
+
+def _train_renderer(work: StageWork) -> None:
+    from genevolve_ray.small.training.renderer import RendererTraining, assemble_renderer, train_renderer
+
+    library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
+    weights = train_renderer(library, embedder, work.kept, RendererTraining(), work.progress)
+    assemble_renderer(weights, embedder, work.out)
+
+
+def _write_rows(work: StageWork) -> None:
+    from genevolve_ray.records.images import MemoryImages
+    from genevolve_ray.small.teacher import write_rows
+    from genevolve_ray.tools.folder.toolbox import FolderTools
+
+    tools = FolderTools(tools_config(work.root), MemoryImages()).tools
+    asyncio.run(write_rows(work.root / "requests", tools, work.kept, progress=work.progress))
+    work.kept.rename(work.out)
+
+
+def _train_cold_start(work: StageWork) -> None:
+    from genevolve_ray.small.training.cold_start import train_cold_start
+
+    train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
+    work.kept.rename(work.out)
+
+
+def _merge_trained(work: StageWork) -> None:
+    from genevolve_ray.small.convert import merge_cold_start
+
+    merge_cold_start(work.root / "cold_start", work.root / "base", work.out)
+
+
+def _merge_prebuilt(work: StageWork) -> None:
+    from genevolve_ray.small.convert import merge_cold_start
+
+    merge_cold_start(prebuilt("cold_start"), work.root / "base", work.out)

@@ -1,0 +1,82 @@
+"""`genevolve small setup` shows what it makes, and `genevolve small parts` what it is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from genevolve_ray.cli import app
+from genevolve_ray.commands import small
+from genevolve_ray.config import load_config
+from genevolve_ray.small.parts import PARTS
+from genevolve_ray.small.stages import PRESET_FOLDER, SetupStage, StageWork
+
+
+def write(work: StageWork) -> None:
+    work.out.mkdir()
+    (work.out / "file").write_bytes(b"x" * (1 << 20))
+    work.progress("files", 1, 1)
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Replace the stages by two quick ones, and return with which `from_nothing` they were asked."""
+    asked: list[bool] = []
+
+    def quick(*, from_nothing: bool) -> list[SetupStage]:
+        asked.append(from_nothing)
+        way = {"way": str(from_nothing)}
+        first = SetupStage("first", "a first thing", write, license="MIT")
+        return [first, SetupStage("second", "a second thing", write, needs=("first",), inputs=way)]
+
+    monkeypatch.setattr(small, "setup_stages", quick)
+    return asked
+
+
+def setup(*words: str) -> str:
+    answer = CliRunner().invoke(app, ["small", "setup", *words], catch_exceptions=False)
+    assert answer.exit_code == 0
+    return answer.output
+
+
+def test_a_setup_ends_with_a_table_and_the_next_command(
+    stages: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    printed = setup()
+    assert "first: a first thing (not made yet)" in printed
+    for text in ("a second thing", "runs/small/second", "1.0 MiB", "MIT", "2 of 2 stages made", "genevolve demo small"):
+        assert text in printed
+    again = setup("--check")
+    assert "0 of 2 stages made" in again and "every file has its recorded hash" in again
+
+
+def test_a_part_of_the_stages_says_that_others_are_left(stages: list[bool], tmp_path: Path) -> None:
+    printed = setup("--out", str(tmp_path / "s"), "--stage", "first")
+    assert "1 of 1 stages made" in printed and f"next: genevolve small setup --out {tmp_path / 's'}" in printed
+
+
+def test_another_folder_has_a_preset_of_its_own(stages: list[bool], tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    assert f"genevolve demo {out / 'small.yaml'}" in setup("--out", str(out)).replace("\n", "")
+    written = yaml.safe_load((out / "small.yaml").read_text())
+    assert written["extends"] == "small" and written["policy"] == {"model": str(out / "policy")}
+    moved, preset = load_config(str(out / "small.yaml")).model_dump_json(), load_config("small").model_dump_json()
+    assert str(PRESET_FOLDER) in preset and str(PRESET_FOLDER) not in moved
+
+
+def test_a_setup_stays_as_it_was_begun(stages: list[bool], tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "s"))
+    setup(*out, "--from-nothing")
+    assert "0 of 2 stages made" in setup(*out)
+    assert "second: a second thing (changed: way)" in setup(*out, "--prebuilt")
+    assert stages == [True, True, False]
+
+
+def test_the_parts_are_listed_with_license_and_reason() -> None:
+    printed = CliRunner().invoke(app, ["small", "parts"]).output
+    for part in PARTS:
+        assert part.package in printed and part.content_license in printed and part.reason in printed
