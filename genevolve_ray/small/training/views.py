@@ -68,7 +68,8 @@ def _coarse(pictures: Tensor, side: int) -> Tensor:
     if side >= pictures.shape[-1]:
         return pictures
     small = functional.interpolate(pictures, side, mode="bilinear", antialias=True)
-    return functional.interpolate(small, pictures.shape[-1], mode="bicubic").clamp(0, 1)
+    found: Tensor = functional.interpolate(small, pictures.shape[-1], mode="bicubic").clamp(0, 1)
+    return found
 
 
 def _colored(pictures: Tensor, generator: torch.Generator) -> Tensor:
