@@ -68,14 +68,13 @@ def _coarse(pictures: Tensor, side: int) -> Tensor:
     if side >= pictures.shape[-1]:
         return pictures
     small = functional.interpolate(pictures, side, mode="bilinear", antialias=True)
-    found: Tensor = functional.interpolate(small, pictures.shape[-1], mode="bicubic").clamp(0, 1)
-    return found
+    return functional.interpolate(small, pictures.shape[-1], mode="bicubic").clamp(0, 1)
 
 
 def _colored(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Return the pictures with other brightness, contrast and saturation, each by at most a sixth."""
     factors_3_B_1_1_1 = 1 + (torch.rand(3, len(pictures), 1, 1, 1, generator=generator) * 2 - 1) / 6
-    bright, contrast, saturation = factors_3_B_1_1_1
+    bright, contrast, saturation = factors_3_B_1_1_1.unbind()
     gray = pictures.mean(1, keepdim=True)
     found = gray + (pictures - gray) * saturation
     mean = found.mean((1, 2, 3), keepdim=True)
