@@ -25,10 +25,11 @@ from benchmarks.measure import prepare_process, say
 from benchmarks.small_reward import png
 from genevolve_ray.atlas.drawing import draw_scene, encode_png
 from genevolve_ray.atlas.judge import AtlasJudge
+from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
-from genevolve_ray.atlas.world import Partition, World
+from genevolve_ray.atlas.world import build_world
 from genevolve_ray.judges.alignment_judge import AlignmentJudge, AlignmentJudgeConfig
 from genevolve_ray.judges.likeness_judge import LikenessJudge, LikenessJudgeConfig
 from genevolve_ray.judges.protocol import Judge
@@ -69,7 +70,8 @@ async def embedded(count: int) -> list[Asked]:
 
     The first picture is the truth drawn anew, the second the truth of the next request.
     """
-    world, judge, renderer, found = World(seed=1, partition=Partition.TRAIN), AtlasJudge(), AtlasRenderer(), []
+    world, judge, renderer = build_world(1, Partition.TRAIN, None), AtlasJudge(), AtlasRenderer()
+    found: list[Asked] = []
     for number in range(count):
         images = MemoryImages()
         request = make_request(world, number, images)

@@ -238,7 +238,7 @@ def differences(scores: Mapping[str, Scores]) -> dict[str, dict[str, Interval | 
             row["teacher - it: reward"] = paired_interval(own.rewards, first.rewards, seed=0)
             for part, values in own.components.items():
                 pairs = [(v, t) for v, t in zip(values, first.components[part], strict=True) if None not in (v, t)]
-                row[f"teacher - it: {part}"] = paired_interval(*zip(*pairs, strict=True), seed=0)  # type: ignore[arg-type]
+                row[f"teacher - it: {part}"] = paired_interval(*zip(*pairs, strict=True), seed=0)
         table[name] = row
     return table
 

@@ -11,8 +11,8 @@ import pytest
 
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.data.requests import PublishedRequests, PublishedRequestsConfig
-from genevolve_ray.doctor.preflight import check_kscore, check_reward, check_truths
 from genevolve_ray.doctor.parts import data
+from genevolve_ray.doctor.preflight import check_kscore, check_reward, check_truths
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.services import JudgeService
 from genevolve_ray.evolution.sources import check_request, check_truth

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from genevolve_ray.learning.logprobs import token_logprobs
+from genevolve_ray.learning.logprobs import default_chunk, token_logprobs
 
 T, H, V = 37, 16, 53
 
@@ -87,6 +87,31 @@ def test_logits_of_bfloat16_states_are_not_rounded() -> None:
     logprobs, _ = token_logprobs(hidden, weight, targets, chunk=8)
     expected, _ = token_logprobs(hidden.double(), weight.double(), targets)
     torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=1e-4)
+
+
+class ConvertedHeads(TorchDispatchMode):
+    """Counts conversions of a whole head to another type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        converts = func is torch.ops.aten._to_copy.default and args[0].shape == (V, H)
+        self.count += converts and kwargs["dtype"] == torch.float32
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_bfloat16_head_is_converted_once_a_pass_on_a_cpu() -> None:
+    hidden, weight, _, targets, _ = inputs(torch.float32)
+    with ConvertedHeads() as converted, torch.no_grad():
+        token_logprobs(hidden.bfloat16(), weight.bfloat16(), targets, chunk=8)
+    assert converted.count == 1
+
+
+def test_a_large_vocabulary_does_not_shrink_chunks_below_what_a_product_needs() -> None:
+    assert default_chunk(49_152) == default_chunk(151_936) == 128
+    assert default_chunk(512) == 2048
 
 
 def test_a_banned_target_is_an_error() -> None:

@@ -74,7 +74,7 @@ def _coarse(pictures: Tensor, side: int) -> Tensor:
 def _colored(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Return the pictures with other brightness, contrast and saturation, each by at most a sixth."""
     factors_3_B_1_1_1 = 1 + (torch.rand(3, len(pictures), 1, 1, 1, generator=generator) * 2 - 1) / 6
-    bright, contrast, saturation = factors_3_B_1_1_1
+    bright, contrast, saturation = factors_3_B_1_1_1.unbind()
     gray = pictures.mean(1, keepdim=True)
     found = gray + (pictures - gray) * saturation
     mean = found.mean((1, 2, 3), keepdim=True)
