@@ -146,7 +146,7 @@ async def test_vllm_and_the_learner_agree_before_and_after_an_update(
         learner.write_weights(tmp_path / "version")
         ids = tuple(sequences[0].tokens)
         probe = Probe(token_ids=ids, logprobs=tuple(learner.raw_logprobs(ids)), tolerance=limit)
-        assert await engine.update(tmp_path / "version", 1, probe) < limit
+        assert await engine.update(str(tmp_path / "version"), 1, probe) < limit
         _, gap = await sampled(1)
         assert gap < limit
     finally:

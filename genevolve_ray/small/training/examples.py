@@ -1,4 +1,4 @@
-"""What the renderer learns from: prompts with a first reference image, and the pictures that they should give.
+"""The examples of the renderer: prompts with a first reference image, and the pictures that they should give.
 
 The picture always follows the reference, also where the prompt names something else: a wrong choice of a reference
 therefore shows in what the renderer draws.
