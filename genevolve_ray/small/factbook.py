@@ -29,6 +29,8 @@ _NAMES = {
 """Names in place of an abbreviation, or of a name with an explanation, by ISO code."""
 _BORDER = re.compile(r"(?:^|; )([A-Z][^\d;,()]+?)(?: \([^)]*\))? [\d.,]+ km")
 _SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_READ = 2000
+"""Characters at the beginning of a text that are read: more than a section holds, mark-up included."""
 _LONGEST = 240
 """Characters of a section, unless its first clause is longer."""
 _SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -107,7 +109,9 @@ def plain(text: str) -> str:
     folded = unicodedata.normalize("NFKD", html.unescape(html.unescape(unmarked)))
     for curly, straight in (("\u2018\u2019\u02bb", "'"), ("\u201c\u201d", '"'), ("\u2010\u2013\u2014", "-")):
         folded = re.sub(f"[{curly}]", straight, folded)
-    return " ".join("".join(letter for letter in folded if not unicodedata.combining(letter)).split())
+    if not folded.isascii():
+        folded = "".join(letter for letter in folded if not unicodedata.combining(letter))
+    return " ".join(folded.split())
 
 
 def _country(entry: Mapping[str, Any]) -> Country | None:
@@ -159,7 +163,7 @@ def _text(entry: Mapping[str, Any], *path: str) -> str:
 
 def _section(title: str, text: str) -> str:
     """Return the text of a section: the first clauses of it that are short together."""
-    text = plain(text)
+    text = plain(text[:_READ])
     if title == "Flag":
         text = re.split(r" (?:meaning|history|note)s?: ?", text.removeprefix("description:").strip())[0]
     if title == "Currency":
