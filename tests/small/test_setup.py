@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.small import setup, weights
-from genevolve_ray.small.parts import find_part
+from genevolve_ray.small.parts import file_sha256, find_part
 from genevolve_ray.small.preset import moved_values, preset_values, tools_config
 from genevolve_ray.small.setup import setup_stages
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StagedSetup, StageWork
@@ -109,3 +110,36 @@ async def test_a_run_finds_every_vector_in_the_index(minilm: Path, tmp_path: Pat
     observed = await tools["search"].call({"queries": ["capital of Mongolia"]}, episode)
     assert "Ulaanbaatar" in str(observed)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "index").iterdir()} == before
+
+
+def test_the_image_tower_is_trained_on_what_the_renderer_draws(tmp_path: Path) -> None:
+    import torch
+
+    from genevolve_ray.small.training.autoencoder import new_autoencoder
+    from genevolve_ray.small.training.views import autoencoder_view
+
+    [stage] = [stage for stage in weights.trained_stages() if stage.name == "image_text"]
+    assert "renderer" in stage.needs
+    new_autoencoder().save_pretrained(tmp_path / "vae")
+    pictures = torch.rand(2, 3, 64, 64)
+    drawn = autoencoder_view(tmp_path)(pictures)
+    assert drawn.shape == pictures.shape and 0 <= drawn.min() < drawn.max() <= 1
+
+
+def test_the_image_tower_that_ships_is_assembled_for_the_judges(minilm: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    (tmp_path / "embedder").symlink_to(minilm)
+    place = work(tmp_path, "image_text")
+    weights._assemble_image_text(place)
+    assert type(AutoModel.from_pretrained(place.out)).__name__ == "VisionTextDualEncoderModel"
+
+
+def test_the_weights_that_ship_are_small_and_say_where_they_come_from() -> None:
+    folders = [weights.prebuilt(name) for name in ("renderer", "image_text", "cold_start")]
+    files = [path for folder in folders for path in folder.iterdir()]
+    assert sum(path.stat().st_size for path in files) < 12 << 20
+    for folder in folders:
+        hashes = json.loads((folder / weights.PROVENANCE).read_text())["sha256"]
+        shipped = {path.name: path for path in folder.glob("*.safetensors")}
+        assert {name: hashes[name] for name in shipped} == {name: file_sha256(path) for name, path in shipped.items()}
