@@ -91,7 +91,13 @@ def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, che
     if not all(name in staged.manifest.stages for name in staged.stages):
         console.print(f"next: genevolve small setup{_option(out)}", highlight=False, markup=False)
         return
-    preset = "small" if out == PRESET_FOLDER else str(own_preset(out))
+    preset = "small"
+    if out != PRESET_FOLDER:
+        own = own_preset(out)
+        preset = str(own.path)
+        if not own.current:
+            note = f"{own.path} differs from what this setup would write, and is kept: remove it to have it written anew"
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
     for command in (f"genevolve doctor {preset}", f"genevolve demo {preset}"):
         console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
@@ -127,7 +133,7 @@ def print_parts() -> None:
     states = list(part_states())
     for state in states:
         part = state.part
-        fine = "pinned hash" if part.files else "pinned version"
+        fine = "pinned hash" if part.files else f"any from {part.least}"
         table.add_row(
             part.name,
             f"{part.package} {part.version}",

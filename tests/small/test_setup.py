@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from genevolve_ray.small.parts import find_part
 from genevolve_ray.small.preset import moved_values, preset_values, tools_config
 from genevolve_ray.small.setup import setup_stages
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StagedSetup, StageWork
+from genevolve_ray.small.training import cold_start
 from genevolve_ray.tools.folder.toolbox import FolderTools
 from genevolve_ray.tools.protocol import EpisodeContext
 
@@ -65,12 +68,49 @@ def test_a_part_with_other_content_makes_its_stages_again(monkeypatch: pytest.Mo
     ]
 
 
-def test_the_weights_that_ship_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ship one file of weights with its record, and another file that the record does not name."""
     monkeypatch.setattr(weights, "_prebuilt_folder", lambda name: tmp_path)
     (tmp_path / "tower.safetensors").write_bytes(b"1")
+    (tmp_path / ".stray.safetensors").write_bytes(b"0")
+    record = {"sha256": {"tower.safetensors": hashlib.sha256(b"1").hexdigest()}}
+    (tmp_path / weights.PROVENANCE).write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_the_weights_that_ship_are_inputs(shipped: Path) -> None:
     first = weights.prebuilt_inputs("image_text")
-    (tmp_path / "tower.safetensors").write_bytes(b"2")
+    (shipped / "tower.safetensors").write_bytes(b"2")
     assert first.keys() == {"recipe", "tower.safetensors"} and weights.prebuilt_inputs("image_text") != first
+
+
+@pytest.mark.parametrize("name", ["image_text", "renderer", "cold_start"])
+def test_weights_are_those_of_their_record(shipped: Path, name: str) -> None:
+    assert weights.prebuilt(name) == shipped and weights._weights(name) == shipped / "tower.safetensors"
+    (shipped / "tower.safetensors").write_bytes(b"2")
+    with pytest.raises(SetupFault, match=r"tower\.safetensors: sha256 is [0-9a-f]{64}, provenance\.json names"):
+        weights.prebuilt(name)
+    (shipped / "tower.safetensors").unlink()
+    with pytest.raises(SetupFault, match="sha256 is none"):
+        weights.prebuilt(name)
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"sha256": 1}'])
+def test_a_record_without_hashes_is_named(shipped: Path, record: str) -> None:
+    (shipped / weights.PROVENANCE).write_text(record)
+    with pytest.raises(SetupFault, match=r"provenance\.json names no hashes"):
+        weights.prebuilt("renderer")
+
+
+def test_a_finished_cold_start_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cold_start, "train_cold_start", None)
+    place = work(tmp_path, "cold_start")
+    place.kept.mkdir()
+    for name in ("sft.json", "adapter_model.safetensors"):
+        (place.kept / name).write_text(name)
+    weights._train_cold_start(place)
+    assert (place.out / "adapter_model.safetensors").is_file() and (place.kept / "sft.json").is_file()
 
 
 def test_an_installation_without_weights_says_how_to_train_them(
