@@ -55,18 +55,18 @@ def trained_stages() -> list[SetupStage]:
     """Return the stages that train the models from nothing."""
     return [
         SetupStage(
-            "image_text",
-            "image tower of the judges, trained here, with MiniLM as text tower",
-            _train_image_text,
+            "renderer",
+            "diffusion pipeline, trained here, with MiniLM as text encoder",
+            _train_renderer,
             needs=("embedder",),
             inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
             license=_TRAINED_ON,
         ),
         SetupStage(
-            "renderer",
-            "diffusion pipeline, trained here, with MiniLM as text encoder",
-            _train_renderer,
-            needs=("embedder",),
+            "image_text",
+            "image tower of the judges, trained here, with MiniLM as text tower",
+            _train_image_text,
+            needs=("embedder", "renderer"),
             inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
             license=_TRAINED_ON,
         ),
@@ -156,9 +156,11 @@ def _assemble_image_text(work: StageWork) -> None:
 
 def _train_image_text(work: StageWork) -> None:
     from genevolve_ray.small.training.image_text import assemble_image_text, train_image_text
+    from genevolve_ray.small.training.views import autoencoder_view
 
-    embedder = work.root / "embedder"
-    weights = train_image_text(PictureLibrary(locate("openmoji")), embedder, work.kept, progress=work.progress)
+    library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
+    view = autoencoder_view(work.root / "renderer")
+    weights = train_image_text(library, embedder, work.kept, render=view, progress=work.progress)
     assemble_image_text(weights, embedder, work.out)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from genevolve_ray.cli import app
 from genevolve_ray.commands import evolve, small
 from genevolve_ray.config import load_config
 from genevolve_ray.small.parts import PARTS
-from genevolve_ray.small.stages import PRESET_FOLDER, SetupStage, StageWork
+from genevolve_ray.small.stages import PRESET_FOLDER, SetupStage, StagedSetup, StageWork
 
 
 def write(work: StageWork) -> None:
@@ -108,3 +110,18 @@ def test_the_parts_are_listed_with_license_and_reason() -> None:
     printed = CliRunner().invoke(app, ["small", "parts"]).output
     for part in PARTS:
         assert part.package in printed and part.content_license in printed and part.reason in printed
+
+
+def test_a_terminal_shows_a_bar_and_other_outputs_a_line_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small, "_EVERY_SECONDS", 0.0)
+    shown = {}
+    for terminal in (True, False):
+        stage = SetupStage("first", "a first thing", write)
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+        with small.SetupProgress(console) as screen:
+            StagedSetup([stage], tmp_path / str(terminal)).run(screen)
+        shown[terminal] = console.file.getvalue()
+    assert "first: files 1/1\n" in shown[False]
+    assert "first: done in 0 s, 1.0 MiB" in shown[True] and "first: files 1/1\n" not in shown[True]

@@ -149,3 +149,26 @@ async def test_a_run_finds_every_vector_in_the_index(minilm: Path, tmp_path: Pat
     observed = await tools["search"].call({"queries": ["capital of Mongolia"]}, episode)
     assert "Ulaanbaatar" in str(observed)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "index").iterdir()} == before
+
+
+def test_the_image_tower_is_trained_on_what_the_renderer_draws(tmp_path: Path) -> None:
+    import torch
+
+    from genevolve_ray.small.training.autoencoder import new_autoencoder
+    from genevolve_ray.small.training.views import autoencoder_view
+
+    [stage] = [stage for stage in weights.trained_stages() if stage.name == "image_text"]
+    assert "renderer" in stage.needs
+    new_autoencoder().save_pretrained(tmp_path / "vae")
+    pictures = torch.rand(2, 3, 64, 64)
+    drawn = autoencoder_view(tmp_path)(pictures)
+    assert drawn.shape == pictures.shape and 0 <= drawn.min() < drawn.max() <= 1
+
+
+def test_the_image_tower_that_ships_is_assembled_for_the_judges(minilm: Path, tmp_path: Path) -> None:
+    from genevolve_ray.engines.image_space import ImageSpaceModel
+
+    (tmp_path / "embedder").symlink_to(minilm)
+    place = work(tmp_path, "image_text")
+    weights._assemble_image_text(place)
+    assert ImageSpaceModel(str(place.out), key="model")
