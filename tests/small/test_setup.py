@@ -96,6 +96,14 @@ def test_weights_are_those_of_their_record(shipped: Path, name: str) -> None:
         weights.prebuilt(name)
 
 
+@pytest.mark.parametrize("name", ["image_text", "renderer", "cold_start"])
+def test_what_ships_is_what_its_record_names(name: str) -> None:
+    if not weights._prebuilt_folder(name).exists():
+        pytest.skip("this installation has no weights")
+    files = {path.name for path in weights.prebuilt(name).iterdir()}
+    assert files == weights.prebuilt_inputs(name).keys() - {"recipe"} | {weights.PROVENANCE}
+
+
 @pytest.mark.parametrize("record", ["{", "[]", "{}", '{"sha256": 1}'])
 def test_a_record_without_hashes_is_named(shipped: Path, record: str) -> None:
     (shipped / weights.PROVENANCE).write_text(record)
