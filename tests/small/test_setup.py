@@ -174,9 +174,9 @@ def test_the_image_tower_is_trained_on_what_the_renderer_draws(tmp_path: Path) -
 
 
 def test_the_image_tower_that_ships_is_assembled_for_the_judges(minilm: Path, tmp_path: Path) -> None:
-    from genevolve_ray.engines.image_space import ImageSpaceModel
+    from transformers import AutoModel
 
     (tmp_path / "embedder").symlink_to(minilm)
     place = work(tmp_path, "image_text")
     weights._assemble_image_text(place)
-    assert ImageSpaceModel(str(place.out), key="model")
+    assert type(AutoModel.from_pretrained(place.out)).__name__ == "VisionTextDualEncoderModel"
