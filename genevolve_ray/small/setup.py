@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from genevolve_ray.small.parts import PARTS, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import preset_values, tools_config
-from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, world_code
 from genevolve_ray.small.weights import prebuilt_stages, trained_stages
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "facts of countries, and pictures for the image search",
             _write_corpus,
             needs=("parts",),
-            inputs=_inputs("1", "openmoji", "resvg", "factbook"),
+            inputs=_inputs("1", "openmoji", "resvg", "factbook") | {"code": world_code()},
             license="public domain (texts), CC-BY-SA-4.0 (pictures)",
         ),
         SetupStage(
@@ -66,7 +66,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "requests with ground truths, split by entity",
             _write_requests,
             needs=("parts",),
-            inputs=_inputs("1", "openmoji", "resvg", "factbook"),
+            inputs=_inputs("1", "openmoji", "resvg", "factbook") | {"code": world_code()},
             license="CC-BY-SA-4.0 (pictures)",
         ),
         SetupStage(
