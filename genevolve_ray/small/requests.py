@@ -26,6 +26,7 @@ from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.clues import Clue, find_clues
 from genevolve_ray.small.corpus import Progress
 from genevolve_ray.small.factbook import Country
+from genevolve_ray.small.notices import write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import COLORS, Scene, compose
 from genevolve_ray.small.subjects import Subject, every_subject
@@ -115,7 +116,7 @@ def write_requests(
     side: int = SIDE,
     progress: Progress | None = None,
 ) -> str:
-    """Write `PART.jsonl` and `truths/ID.png` into a folder, and return the SHA-256 (hex) of the content.
+    """Write `PART.jsonl`, `truths/ID.png` and notices into a folder, and return the SHA-256 (hex) of the content.
 
     Rows are those of the published RL and bench files, for `data.requests.PublishedRequests`. `meta` holds `scene`, what
     the request says (`wish`), `truth_caption`, and `caption` where the picture should show letters.
@@ -147,6 +148,7 @@ def write_requests(
             if progress is not None:
                 progress("requests", done, total)
         write_bytes(out / f"{part}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    write_notices(out, "requests")
     return digest.hexdigest()
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.small.notices import ATTRIBUTION, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
 from genevolve_ray.small.training.shots import KeptLibrary, Shot, drawn_group
@@ -114,6 +115,8 @@ def train_image_text(
     _write({name: value.half() for name, value in averaged.items()}, file)
     record = {
         "script": f"{__name__}:train_image_text",
+        "data": f"scenes composed from OpenMoji 17.0.0. {ATTRIBUTION}",
+        "licence": "CC BY-SA 4.0",
         "settings": settings.model_dump(),
         **own,
         "parameters": sum(value.numel() for value in averaged.values()),
@@ -145,6 +148,7 @@ def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
     pictures = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3)
     tokenizer = AutoTokenizer.from_pretrained(embedder, local_files_only=True)
     VisionTextDualEncoderProcessor(pictures, tokenizer).save_pretrained(out)
+    write_notices(out, "image_text")
     return out
 
 

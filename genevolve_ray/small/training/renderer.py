@@ -13,6 +13,7 @@ from pydantic import Field
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
+from genevolve_ray.small.notices import ATTRIBUTION, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.autoencoder import encode, new_autoencoder, train_autoencoder
 from genevolve_ray.small.training.denoiser import (
@@ -97,7 +98,7 @@ def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path,
     provenance = {
         "what": "autoencoder and denoiser of the renderer of the world small, trained from nothing",
         "script": "genevolve_ray/small/training/renderer.py",
-        "data": "scenes composed from OpenMoji 17.0.0 (CC BY-SA 4.0, https://openmoji.org)",
+        "data": f"scenes composed from OpenMoji 17.0.0. {ATTRIBUTION}",
         "text_encoder": "all-MiniLM-L6-v2 (Apache-2.0), frozen, not contained",
         "licence": "CC BY-SA 4.0",
         **facts,
@@ -140,6 +141,7 @@ def assemble_renderer(weights: Path, embedder: Path, out: Path) -> Path:
     )
     pipeline.save_pretrained(out, safe_serialization=True)
     (out / _PROVENANCE).write_bytes((weights / _PROVENANCE).read_bytes())
+    write_notices(out, "renderer")
     return out
 
 
