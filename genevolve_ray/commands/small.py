@@ -86,7 +86,8 @@ def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, che
         made = staged.run(screen, names, check=check)
     console.print(_stage_table(wanted, staged, made))
     checked = "every file has its recorded hash" if check else "sizes compared; --check compares hashes"
-    console.print(f"{len(made)} of {len(wanted)} stages made, the others kept ({checked})", highlight=False)
+    every = [stage for stage in wanted if not stage.always]
+    console.print(f"{len(made)} of {len(every)} stages made, the others kept ({checked})", highlight=False)
     if not all(name in staged.manifest.stages for name in staged.stages):
         console.print(f"next: genevolve small setup{_option(out)}", highlight=False, markup=False)
         return
@@ -114,7 +115,7 @@ def _stage_table(stages: Iterable[SetupStage], staged: StagedSetup, made: Sequen
             size,
             f"{done.seconds:.0f}",
             stage.license,
-            "made" if stage.name in made else "kept",
+            "checked" if stage.always else "made" if stage.name in made else "kept",
         )
     return table
 

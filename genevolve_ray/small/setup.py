@@ -35,6 +35,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "the installed parts have the pinned content",
             _check_parts,
             inputs={part.name: _pins(part.name) for part in PARTS},
+            always=True,
         ),
         SetupStage(
             "base",
