@@ -115,8 +115,8 @@ def train_image_text(
     _write({name: value.half() for name, value in averaged.items()}, file)
     record = {
         "script": f"{__name__}:train_image_text",
-        "data": f"scenes composed from OpenMoji 17.0.0. {ATTRIBUTION}",
         "licence": "CC BY-SA 4.0",
+        "attribution": ATTRIBUTION,
         "settings": settings.model_dump(),
         **own,
         "parameters": sum(value.numel() for value in averaged.values()),

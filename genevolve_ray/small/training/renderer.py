@@ -98,9 +98,10 @@ def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path,
     provenance = {
         "what": "autoencoder and denoiser of the renderer of the world small, trained from nothing",
         "script": "genevolve_ray/small/training/renderer.py",
-        "data": f"scenes composed from OpenMoji 17.0.0. {ATTRIBUTION}",
+        "data": "scenes composed from OpenMoji 17.0.0 (CC BY-SA 4.0, https://openmoji.org)",
         "text_encoder": "all-MiniLM-L6-v2 (Apache-2.0), frozen, not contained",
         "licence": "CC BY-SA 4.0",
+        "attribution": ATTRIBUTION,
         **facts,
         "sha256": hashes,
     }
