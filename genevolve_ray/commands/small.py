@@ -8,7 +8,7 @@ from time import monotonic
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from genevolve_ray.records.secrets import shown
@@ -30,7 +30,7 @@ class SetupProgress:
         """Show on a console; without a terminal, a line every few seconds."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True)
-        self._task = self._bar.add_task("", visible=False)
+        self._task: TaskID | None = None
         self._console, self._last = console, monotonic()
         self._stage = ""
 
@@ -47,18 +47,20 @@ class SetupProgress:
         """Show that a stage begins, and why it is not kept."""
         self._stage, self._last = stage.name, monotonic()
         self._say(f"{stage.name}: {stage.title} ({why})")
-        self._bar.reset(self._task, description=escape(stage.name), total=None, visible=True)
+        self._task = self._bar.add_task(escape(stage.name), total=None)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show the progress of the stage."""
-        self._bar.update(self._task, description=escape(f"{self._stage}: {what}"), completed=done, total=total)
+        if self._task is not None:
+            self._bar.update(self._task, description=escape(f"{self._stage}: {what}"), completed=done, total=total)
         if not self._console.is_terminal and monotonic() - self._last >= _EVERY_SECONDS:
             self._last = monotonic()
             self._say(f"{self._stage}: {what} {done}/{total}")
 
     def end(self, stage: SetupStage, made: MadeStage) -> None:
         """Show a finished stage."""
-        self._bar.update(self._task, visible=False)
+        if self._task is not None:
+            self._bar.remove_task(self._task)
         self._say(f"{stage.name}: done in {made.seconds:.0f} s, {_mib(made.bytes)}")
 
     def _say(self, text: str) -> None:
@@ -91,7 +93,13 @@ def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, che
     if not all(name in staged.manifest.stages for name in staged.stages):
         console.print(f"next: genevolve small setup{_option(out)}", highlight=False, markup=False)
         return
-    preset = "small" if out == PRESET_FOLDER else str(own_preset(out))
+    preset = "small"
+    if out != PRESET_FOLDER:
+        own = own_preset(out)
+        preset = str(own.path)
+        if not own.current:
+            note = f"{own.path} differs from what this setup would write, and is kept: remove it to have it written anew"
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
     for command in (f"genevolve doctor {preset}", f"genevolve demo {preset}"):
         console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
@@ -127,7 +135,7 @@ def print_parts() -> None:
     states = list(part_states())
     for state in states:
         part = state.part
-        fine = "pinned hash" if part.files else "pinned version"
+        fine = "pinned hash" if part.files else f"any from {part.least}"
         table.add_row(
             part.name,
             f"{part.package} {part.version}",

@@ -6,13 +6,15 @@ Both ways write the same folders: `image_text` for the judges, `renderer`, and `
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from importlib import resources
 from pathlib import Path
 
-from genevolve_ray.small.parts import find_part, locate
+from genevolve_ray.small.parts import file_sha256, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import tools_config
-from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, list_files
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork
 
 PROVENANCE = "provenance.json"
 _TRAINED_ON = "trained on OpenMoji, CC-BY-SA-4.0; text encoder Apache-2.0"
@@ -53,18 +55,18 @@ def trained_stages() -> list[SetupStage]:
     """Return the stages that train the models from nothing."""
     return [
         SetupStage(
-            "image_text",
-            "image tower of the judges, trained here, with MiniLM as text tower",
-            _train_image_text,
+            "renderer",
+            "diffusion pipeline, trained here, with MiniLM as text encoder",
+            _train_renderer,
             needs=("embedder",),
             inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
             license=_TRAINED_ON,
         ),
         SetupStage(
-            "renderer",
-            "diffusion pipeline, trained here, with MiniLM as text encoder",
-            _train_renderer,
-            needs=("embedder",),
+            "image_text",
+            "image tower of the judges, trained here, with MiniLM as text tower",
+            _train_image_text,
+            needs=("embedder", "renderer"),
             inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
             license=_TRAINED_ON,
         ),
@@ -96,20 +98,37 @@ def trained_stages() -> list[SetupStage]:
 
 
 def prebuilt(name: str) -> Path:
-    """Return the folder of weights that ship with the package.
+    """Return the folder of weights that ship with the package, whose files are those of its record of origin.
 
     Raises:
-        SetupFault: where this installation has none.
+        SetupFault: where this installation has none, or others than the record names.
     """
     folder = _prebuilt_folder(name)
-    if not (folder / PROVENANCE).is_file():
+    kept = _hashes(folder)
+    if not kept:
         raise SetupFault(f"small: {folder} has no weights: `genevolve small setup --from-nothing` trains them")
+    for file, sha256 in kept.items():
+        found = file_sha256(folder / file) if (folder / file).is_file() else "none"
+        if found != sha256:
+            raise SetupFault(f"small: {folder / file}: sha256 is {found}, {PROVENANCE} names {sha256}")
     return folder
 
 
 def prebuilt_inputs(name: str) -> dict[str, str]:
     """Return the hashes of the weights that ship with the package, as inputs of a stage."""
-    return {"recipe": "1"} | {file: made.sha256 for file, made in list_files(_prebuilt_folder(name)).items()}
+    folder = _prebuilt_folder(name)
+    return {"recipe": "1"} | {file: file_sha256(folder / file) for file in _hashes(folder) if (folder / file).is_file()}
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the hashes that the record of weights names, by file; none where there is no record. Raises SetupFault."""
+    try:
+        hashes = json.loads((folder / PROVENANCE).read_bytes())["sha256"]
+        return {str(file): str(sha256) for file, sha256 in hashes.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SetupFault(f"small: {folder / PROVENANCE} names no hashes of weights ({error!r})") from error
 
 
 def _prebuilt_folder(name: str) -> Path:
@@ -117,11 +136,12 @@ def _prebuilt_folder(name: str) -> Path:
 
 
 def _weights(name: str) -> Path:
-    """Return the one file of weights of a folder that ships. Raises SetupFault."""
-    files = sorted(prebuilt(name).glob("*.safetensors"))
+    """Return the one file of weights that the record of a folder names. Raises SetupFault."""
+    folder = prebuilt(name)
+    files = sorted(file for file in _hashes(folder) if file.endswith(".safetensors"))
     if len(files) != 1:
-        raise SetupFault(f"small: {_prebuilt_folder(name)} has {len(files)} files of weights, expected 1")
-    return files[0]
+        raise SetupFault(f"small: {folder} has {len(files)} files of weights, expected 1")
+    return folder / files[0]
 
 
 def _pinned(name: str) -> str:
@@ -136,9 +156,11 @@ def _assemble_image_text(work: StageWork) -> None:
 
 def _train_image_text(work: StageWork) -> None:
     from genevolve_ray.small.training.image_text import assemble_image_text, train_image_text
+    from genevolve_ray.small.training.views import autoencoder_view
 
-    embedder = work.root / "embedder"
-    weights = train_image_text(PictureLibrary(locate("openmoji")), embedder, work.kept, progress=work.progress)
+    library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
+    view = autoencoder_view(work.root / "renderer")
+    weights = train_image_text(library, embedder, work.kept, render=view, progress=work.progress)
     assemble_image_text(weights, embedder, work.out)
 
 
@@ -167,10 +189,13 @@ def _write_rows(work: StageWork) -> None:
 
 
 def _train_cold_start(work: StageWork) -> None:
+    from genevolve_ray.data.sft_folder import PROVENANCE_FILE
     from genevolve_ray.small.training.cold_start import train_cold_start
 
-    train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
-    work.kept.rename(work.out)
+    # The file is written last. The finished training stays in `kept` until the setup has recorded the copy.
+    if not (work.kept / PROVENANCE_FILE).is_file():
+        train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
+    shutil.copytree(work.kept, work.out)
 
 
 def _merge_trained(work: StageWork) -> None:

@@ -64,9 +64,10 @@ def test_its_greedy_continuation_is_a_right_sentence(smollm: Path, chat: ChatFor
 
     prompt = chat.prompt_ids([{"role": "user", "content": "What is the capital of France?"}])
     model: Any = load_policy(smollm)
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": chat.end_of_turn_id}
     with torch.inference_mode():
-        tokens = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
-    assert chat.decode(tokens) == "The capital of France is Paris.<|im_end|>"
+        (tokens,) = model.generate(torch.tensor([prompt]), **options).tolist()
+    assert chat.decode(tokens[len(prompt) :]) == "The capital of France is Paris.<|im_end|>"
 
 
 def test_its_tokenizer_is_the_one_that_was_measured(smollm: Path) -> None:

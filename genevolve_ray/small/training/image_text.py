@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.small.notices import ATTRIBUTION, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
 from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
 from genevolve_ray.small.training.shots import KeptLibrary, Shot, drawn_group
 from genevolve_ray.small.training.views import View, seen
@@ -112,7 +112,7 @@ def train_image_text(
     own = {"tower": TOWER, "dimensions": DIMENSIONS, "embedder": model_hash(embedder), "rendered": render is not None}
     averaged = train_loop("image-text", model, loss_of, settings, out / "checkpoint.safetensors", progress, own)
     file = out / WEIGHTS
-    _write({name: value.half() for name, value in averaged.items()}, file)
+    write_tensors({name: value.half() for name, value in averaged.items()}, file)
     record = {
         "script": f"{__name__}:train_image_text",
         "licence": "CC BY-SA 4.0",
@@ -136,7 +136,7 @@ def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
     """
     from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTImageProcessor
 
-    model, trained = _untrained(embedder), load_file(weights)
+    model, trained = _untrained(embedder), read_tensors(weights)
     wanted = {name: value.shape for name, value in model.state_dict().items() if name.startswith(_TRAINED)}
     if {name: value.shape for name, value in trained.items()} != wanted:
         raise UserFault(
@@ -216,8 +216,8 @@ def _first_states(model: Any, embedder: Path, texts: Sequence[str], out: Path, p
         file = folder / f"{own[:32]}.safetensors"
         if not file.is_file():
             inputs = tokenizer(chunk, padding=True, return_tensors="pt")
-            _write({"states": model.text_model(**inputs).last_hidden_state[:, 0].half()}, file)
-        found.append(load_file(file)["states"])
+            write_tensors({"states": model.text_model(**inputs).last_hidden_state[:, 0].half()}, file)
+        found.append(read_tensors(file)["states"])
         progress("texts", at + len(chunk), len(texts))
     return torch.cat(found)
 
@@ -243,10 +243,3 @@ def _loss(model: Any, one_N_3_S_S: Tensor, other_N_3_S_S: Tensor, states_N_h: Te
         scale = model.logit_scale.clamp(max=_MOST_SCALE).exp()
         with_text = (contrast(one_N_d, text_N_d, scale) + contrast(other_N_d, text_N_d, scale)) / 2
         return with_text + between * contrast(one_N_d, other_N_d, scale)
-
-
-def _write(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write tensors so that a file of this name is always whole."""
-    part = file.with_suffix(".part")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, part)
-    part.replace(file)

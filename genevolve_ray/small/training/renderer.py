@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from genevolve_ray.records.base import Config
 from genevolve_ray.small.notices import ATTRIBUTION, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.autoencoder import encode, new_autoencoder, train_autoencoder
+from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
 from genevolve_ray.small.training.denoiser import (
     SCHEDULER,
     TEXT_TOKENS,
@@ -85,15 +87,10 @@ def train_renderer(
 
 def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path, facts: Mapping[str, Any]) -> Path:
     """Write the parts of the renderer in float16, with a record of their origin, and return the folder."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {}
     for name in _PARTS:
-        path = folder / f"{name}.safetensors"
-        part = path.with_name(path.name + ".part")
-        save_file({key: value.half().contiguous() for key, value in parts[name].items()}, part)
-        part.replace(path)
+        path = write_tensors({key: value.half() for key, value in parts[name].items()}, folder / f"{name}.safetensors")
         hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = {
         "what": "autoencoder and denoiser of the renderer of the world small, trained from nothing",
@@ -183,7 +180,6 @@ def _latent_examples(
     progress: TrainingProgress,
 ) -> LatentExamples:
     import torch
-    from safetensors.torch import load_file, save_file
 
     number = config.prompts * REFERENCES_PER_PROMPT
     prompts = [examples(first).prompt for first in range(0, number, REFERENCES_PER_PROMPT)]
@@ -201,11 +197,8 @@ def _latent_examples(
             progress("latents", numbers.stop, number)
         plain, mirrored = (encode(vae, _references(examples, mirror)) for mirror in (False, True))
         white = encode(vae, np.full((1, 64, 64, 3), 255, np.uint8))
-        part = kept.with_name(kept.name + ".part")
-        tensors = {"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}
-        save_file({key: value.contiguous() for key, value in tensors.items()}, part)
-        part.replace(kept)
-    tensors = load_file(kept)
+        write_tensors({"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}, kept)
+    tensors = read_tensors(kept)
     states = np.load(texts, mmap_mode="r")
     return LatentExamples(
         pictures=tensors["pictures"].float(),
@@ -249,4 +242,6 @@ def _save_array(values: np.ndarray[Any, Any], path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         np.save(file, values)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)

@@ -6,6 +6,8 @@ Shape legend: B pictures, C = 3 channels, S pixels of a side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,26 @@ _BLURS = (0.0, 0.5, 0.8, 1.1, 1.5)
 """Standard deviations of a Gaussian blur, pixels."""
 _SIDES = (64, 64, 48, 32, 24)
 """Sides to which pictures are scaled down before they are scaled up again."""
+
+
+def autoencoder_view(renderer: Path) -> View:
+    """Return what the autoencoder of a renderer makes of pictures.
+
+    Args:
+        renderer: a folder in diffusers' layout.
+    """
+    from diffusers import AutoencoderKL
+
+    kind: Any = AutoencoderKL
+    autoencoder = kind.from_pretrained(renderer, subfolder="vae", local_files_only=True).eval().requires_grad_(False)
+
+    def view(pictures_B_3_S_S: Tensor) -> Tensor:
+        with torch.no_grad():
+            latents = autoencoder.encode(pictures_B_3_S_S * 2 - 1).latent_dist.mean
+            drawn: Tensor = autoencoder.decode(latents).sample.float()
+        return (drawn / 2 + 0.5).clamp(0, 1)
+
+    return view
 
 
 def seen(pictures_B_3_S_S: Tensor, generator: torch.Generator, render: View | None = None) -> Tensor:
