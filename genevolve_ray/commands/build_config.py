@@ -138,7 +138,7 @@ class DataConfig(Config):
     limits: tuple[str, ...] = ()
     """Known limits, a sentence each, for the card."""
     taxonomy: str = "genevolve"
-    """Values of recipes and their numbers: `genevolve`, `atlas`, or a YAML file."""
+    """Values of recipes and their numbers: `genevolve`, `atlas`, `small`, or a YAML file."""
     recipes: int | None = Field(default=None, ge=1)
     """Number of recipes; null: as many as the counts of the taxonomy sum to."""
     entities: EntitiesConfig = EntitiesConfig()

@@ -19,6 +19,7 @@ from genevolve_ray.small.factbook import Country
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.requests import divide_world
 
+pytestmark = pytest.mark.slow
 RECIPES, PART = 40, "validation"
 
 
