@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import unicodedata
 from importlib import resources
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def trained_stages() -> list[SetupStage]:
             "diffusion pipeline, trained here, with MiniLM as text encoder",
             _train_renderer,
             needs=("embedder",),
-            inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            inputs={"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES} | unicode_input(),
             license=_TRAINED_ON,
         ),
         SetupStage(
@@ -67,7 +68,7 @@ def trained_stages() -> list[SetupStage]:
             "image tower of the judges, trained here, with MiniLM as text tower",
             _train_image_text,
             needs=("embedder", "renderer"),
-            inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            inputs={"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES},
             license=_TRAINED_ON,
         ),
         SetupStage(
@@ -75,7 +76,7 @@ def trained_stages() -> list[SetupStage]:
             "conversations of the scripted teacher",
             _write_rows,
             needs=("requests", "corpus", "embedder", "index"),
-            inputs={"recipe": "1"},
+            inputs={"recipe": "2"},
             license="public domain (facts)",
         ),
         SetupStage(
@@ -91,7 +92,7 @@ def trained_stages() -> list[SetupStage]:
             "the policy after its cold start",
             _merge_trained,
             needs=("base", "cold_start"),
-            inputs={"recipe": "1"},
+            inputs={"recipe": "2"},
             license="Apache-2.0",
         ),
     ]
@@ -117,7 +118,12 @@ def prebuilt(name: str) -> Path:
 def prebuilt_inputs(name: str) -> dict[str, str]:
     """Return the hashes of the weights that ship with the package, as inputs of a stage."""
     folder = _prebuilt_folder(name)
-    return {"recipe": "1"} | {file: file_sha256(folder / file) for file in _hashes(folder) if (folder / file).is_file()}
+    return {"recipe": "2"} | {file: file_sha256(folder / file) for file in _hashes(folder) if (folder / file).is_file()}
+
+
+def unicode_input() -> dict[str, str]:
+    """Return the version of Unicode that Python knows, as an input of stages: names of pictures come from it."""
+    return {"unicode": unicodedata.unidata_version}
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -70,3 +70,4 @@ def test_weights_that_ship_name_their_license() -> None:
             assert stated["licence"] == "Apache-2.0"
         else:
             assert stated["licence"] == "CC BY-SA 4.0" and "https://openmoji.org" in json.dumps(stated)
+        assert all((path.parent / name).is_file() for name in stated["sha256"])
