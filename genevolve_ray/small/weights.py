@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import unicodedata
 from importlib import resources
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def trained_stages() -> list[SetupStage]:
     from genevolve_ray.small.training.image_text import ImageTextTraining
     from genevolve_ray.small.training.renderer import RendererTraining
 
-    pictures = {"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES}
+    pictures = {"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES} | unicode_input()
     return [
         SetupStage(
             "renderer_weights",
@@ -101,7 +102,7 @@ def trained_stages() -> list[SetupStage]:
             "conversations of the scripted teacher",
             _write_rows,
             needs=("requests", "corpus", "embedder", "index"),
-            inputs={"recipe": "1", "code": world_code()},
+            inputs={"recipe": "2", "code": world_code()},
             license="public domain (facts)",
         ),
         SetupStage(
@@ -117,7 +118,7 @@ def trained_stages() -> list[SetupStage]:
             "the policy after its cold start",
             _merge_trained,
             needs=("base", "cold_start"),
-            inputs={"recipe": "1"},
+            inputs={"recipe": "2"},
             license="Apache-2.0",
         ),
     ]
@@ -143,7 +144,12 @@ def prebuilt(name: str) -> Path:
 def prebuilt_inputs(name: str) -> dict[str, str]:
     """Return the hashes of the weights that ship with the package, as inputs of a stage."""
     folder = _prebuilt_folder(name)
-    return {"recipe": "1"} | {file: file_sha256(folder / file) for file in _hashes(folder) if (folder / file).is_file()}
+    return {"recipe": "2"} | {file: file_sha256(folder / file) for file in _hashes(folder) if (folder / file).is_file()}
+
+
+def unicode_input() -> dict[str, str]:
+    """Return the version of Unicode that Python knows, as an input of stages: names of pictures come from it."""
+    return {"unicode": unicodedata.unidata_version}
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -13,7 +13,6 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.small.notices import ATTRIBUTION, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
+from genevolve_ray.small.training.hashes import encoder_hash, pictures_hash, text_hash
 from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
 from genevolve_ray.small.training.shots import KeptLibrary, Shot, drawn_group
 from genevolve_ray.small.training.views import View, seen
@@ -88,7 +89,7 @@ def train_image_text(
         progress: told about texts and steps.
 
     Raises:
-        UserFault: when `out` holds a checkpoint of other settings, or the embedder is no BertModel.
+        UserFault: when `out` holds a checkpoint of other settings, pictures or texts, or the embedder is no BertModel.
         ArithmeticError: when the loss is not finite.
     """
     settings, progress = settings or ImageTextTraining(), progress or (lambda what, done, total: None)
@@ -108,12 +109,20 @@ def train_image_text(
             one, other = (seen(_drawn(shots, kept, generator), generator, render) for _ in range(2))
         return _loss(model, one, other, states_N_h, settings.between_pictures)
 
-    own = {"tower": TOWER, "dimensions": DIMENSIONS, "embedder": model_hash(embedder), "rendered": render is not None}
+    own = {
+        "tower": TOWER,
+        "dimensions": DIMENSIONS,
+        "embedder": encoder_hash(embedder),
+        "shots": text_hash([pictures_hash(library, _drawn_ids(library)), *(repr(group) for group in groups)]),
+        "rendered": render is not None,
+    }
     averaged = train_loop("image-text", model, loss_of, settings, out / "checkpoint.safetensors", progress, own)
     file = out / WEIGHTS
     write_tensors({name: value.half() for name, value in averaged.items()}, file)
     record = {
         "script": f"{__name__}:train_image_text",
+        "licence": "CC BY-SA 4.0",
+        "attribution": ATTRIBUTION,
         "settings": settings.model_dump(),
         **own,
         "parameters": sum(value.numel() for value in averaged.values()),
@@ -145,6 +154,7 @@ def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
     pictures = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3)
     tokenizer = AutoTokenizer.from_pretrained(embedder, local_files_only=True)
     VisionTextDualEncoderProcessor(pictures, tokenizer).save_pretrained(out)
+    write_notices(out, "image_text")
     return out
 
 
@@ -155,20 +165,15 @@ def contrast(one_N_d: Tensor, other_N_d: Tensor, scale: Tensor) -> Tensor:
     return (functional.cross_entropy(logits_N_N, labels_N) + functional.cross_entropy(logits_N_N.T, labels_N)) / 2
 
 
-@cache
-def model_hash(folder: Path) -> str:
-    """Return the SHA-256 of the weights in a model folder. Raises UserFault for a folder without weights."""
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise UserFault(f"{folder}: it has no model.safetensors")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def _groups(settings: ImageTextTraining, library: PictureLibrary) -> list[list[Shot]]:
     return [
         drawn_group(random.Random(f"{settings.seed}:{i}"), library, settings.group_size, plain=i >= settings.groups)
         for i in range(settings.groups + settings.plain_groups)
     ]
+
+
+def _drawn_ids(library: PictureLibrary) -> list[str]:
+    return [*library.subjects, *(entry.id for entry in library.flags.values())]
 
 
 def _untrained(embedder: Path) -> Any:
@@ -209,7 +214,7 @@ def _first_states(model: Any, embedder: Path, texts: Sequence[str], out: Path, p
     model.eval()
     for at in range(0, len(texts), _CHUNK):
         chunk = list(texts[at : at + _CHUNK])
-        own = hashlib.sha256(json.dumps([model_hash(embedder), chunk]).encode()).hexdigest()
+        own = hashlib.sha256(json.dumps([encoder_hash(embedder), chunk]).encode()).hexdigest()
         file = folder / f"{own[:32]}.safetensors"
         if not file.is_file():
             inputs = tokenizer(chunk, padding=True, return_tensors="pt")

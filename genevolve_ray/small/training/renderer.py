@@ -14,6 +14,8 @@ from pydantic import Field
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
+from genevolve_ray.small.notices import ATTRIBUTION, write_notices
+from genevolve_ray.small.parts import file_sha256
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.autoencoder import encode, new_autoencoder, train_autoencoder
 from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
@@ -26,6 +28,7 @@ from genevolve_ray.small.training.denoiser import (
     train_denoiser,
 )
 from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, RendererExamples
+from genevolve_ray.small.training.hashes import array_hash, encoder_hash, text_hash
 from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 _PARTS = ("vae", "unet")
 _PROVENANCE = "provenance.json"
 _ENCODED_AT_ONCE = 1024
+_SHORT = 16
+"""Digits of a hash in the name of a file."""
 
 
 class RendererTraining(Config):
@@ -56,7 +61,8 @@ def train_renderer(
 ) -> Path:
     """Train the autoencoder and the denoiser, and return the folder of their weights.
 
-    Everything is kept in `work`, so that a second call continues where a first one stopped.
+    Everything is kept in `work`, so that a second call continues where a first one stopped. What is kept is marked by hashes
+    of the pictures, prompts and weights that it was made from, and used for no others.
 
     Args:
         library: The pictures.
@@ -66,7 +72,7 @@ def train_renderer(
         progress: Receives what is being done, how much is done and how much there is.
 
     Raises:
-        UserFault: if `work` holds a training with other settings.
+        UserFault: if `work` holds a training with other settings, pictures or prompts.
     """
     work.mkdir(parents=True, exist_ok=True)
     examples = RendererExamples(library, config.seed)
@@ -74,7 +80,9 @@ def train_renderer(
     scenes = _pixels(examples, range(config.pictures), "scenes", progress)
     checkpoint = work / "autoencoder.checkpoint.safetensors"
     vae = train_autoencoder(np.concatenate([scenes, references]), config.autoencoder, checkpoint, progress)
-    latents = _latent_examples(examples, vae, embedder, work, config, progress)
+    # The file, and not the model: the whitening of its latents may differ in the last digit on another machine.
+    source = text_hash([file_sha256(checkpoint), array_hash(scenes), array_hash(references)])
+    latents = _latent_examples(examples, vae, embedder, work, config, source, progress)
     unet = train_denoiser(latents, config.denoiser, work / "denoiser.checkpoint.safetensors", progress)
     facts = {
         "settings": config.model_dump(),
@@ -97,6 +105,7 @@ def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path,
         "data": "scenes composed from OpenMoji 17.0.0 (CC BY-SA 4.0, https://openmoji.org)",
         "text_encoder": "all-MiniLM-L6-v2 (Apache-2.0), frozen, not contained",
         "licence": "CC BY-SA 4.0",
+        "attribution": ATTRIBUTION,
         **facts,
         "sha256": hashes,
     }
@@ -137,6 +146,7 @@ def assemble_renderer(weights: Path, embedder: Path, out: Path) -> Path:
     )
     pipeline.save_pretrained(out, safe_serialization=True)
     (out / _PROVENANCE).write_bytes((weights / _PROVENANCE).read_bytes())
+    write_notices(out, "renderer")
     return out
 
 
@@ -174,18 +184,21 @@ def _latent_examples(
     embedder: Path,
     work: Path,
     config: RendererTraining,
+    source: str,
     progress: TrainingProgress,
 ) -> LatentExamples:
+    """Return the examples as latents and hidden states; `source` is a hash of the autoencoder and of what pictures show."""
     import torch
 
     number = config.prompts * REFERENCES_PER_PROMPT
     prompts = [examples(first).prompt for first in range(0, number, REFERENCES_PER_PROMPT)]
-    texts = work / f"texts-{_digest([str(embedder.name), *prompts])}.npy"
+    written = text_hash([encoder_hash(embedder), str(TEXT_TOKENS), *prompts])
+    texts = work / f"texts-{written[:_SHORT]}.npy"
     if not texts.is_file():
         states = embed_prompts(embedder, ["", *prompts], lambda done, total: progress("prompts", done, total))
         _save_array(states, texts)
-    settings = {"examples": number, "seed": config.seed, "autoencoder": config.autoencoder.model_dump()}
-    kept = work / f"latents-{_digest([json.dumps(settings), *examples.reference_ids])}.safetensors"
+    drawn = text_hash([source, str(config.seed), *prompts, *examples.reference_ids])
+    kept = work / f"latents-{drawn[:_SHORT]}.safetensors"
     if not kept.is_file():
         parts = []
         for start in range(0, number, _ENCODED_AT_ONCE):
@@ -204,6 +217,7 @@ def _latent_examples(
         texts=states,
         text_rows=1 + np.arange(number) // REFERENCES_PER_PROMPT,
         empty_text=states[0],
+        made_from=text_hash([drawn, written]),
     )
 
 
@@ -229,10 +243,6 @@ def _pixels(
         if progress is not None and len(rows) % 500 == 0:
             progress(what, len(rows), len(numbers))
     return np.stack(rows)
-
-
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _save_array(values: np.ndarray[Any, Any], path: Path) -> None:
