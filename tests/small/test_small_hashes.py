@@ -29,7 +29,7 @@ def test_texts_are_not_joined() -> None:
 
 
 def test_an_encoder_with_another_tokenizer_has_another_hash(tmp_path: Path) -> None:
-    folders = []
+    folders: list[Path] = []
     for vocabulary in ("a\n", "b\n"):
         folder = tmp_path / f"encoder-{len(folders)}"
         folder.mkdir()

@@ -33,7 +33,7 @@ from genevolve_ray.small.training.views import View, seen
 SIDE = 64
 """Pixels of a side that the image tower reads."""
 WEIGHTS, PROVENANCE = "weights.safetensors", "provenance.json"
-TOWER = {"num_stages": 3, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 3], "patch_size": 4}
+TOWER: dict[str, Any] = {"num_stages": 3, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 3], "patch_size": 4}
 """The settings of transformers' ConvNextV2Config."""
 DIMENSIONS = 128
 """Of the common space."""
@@ -190,7 +190,7 @@ def _untrained(embedder: Path) -> Any:
     if not isinstance(text, BertModel):
         raise UserFault(f"{embedder} holds a {type(text).__name__}: the text tower must be a BertModel")
     # The dual encoder asks every tower for one `hidden_size`, which this family states by stages.
-    tower = ConvNextV2Config(**TOWER, image_size=SIDE, hidden_size=TOWER["hidden_sizes"][-1])  # type: ignore[index]
+    tower = ConvNextV2Config(**TOWER, image_size=SIDE, hidden_size=TOWER["hidden_sizes"][-1])
     config = VisionTextDualEncoderConfig.from_vision_text_configs(tower, text.config, projection_dim=DIMENSIONS)
     return VisionTextDualEncoderModel(config, AutoModel.from_config(tower), text)
 
