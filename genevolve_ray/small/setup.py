@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from genevolve_ray.small.parts import PARTS, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import preset_values, tools_config
-from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, world_code
 from genevolve_ray.small.weights import prebuilt_stages, trained_stages, unicode_input
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "facts of countries, and pictures for the image search",
             _write_corpus,
             needs=("parts",),
-            inputs=_inputs("2", "openmoji", "resvg", "factbook") | unicode_input(),
+            inputs=_inputs("2", "openmoji", "resvg", "factbook") | unicode_input() | {"code": world_code()},
             license="public domain (texts), CC-BY-SA-4.0 (pictures)",
         ),
         SetupStage(
@@ -70,7 +70,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "requests with ground truths, split by entity",
             _write_requests,
             needs=("parts",),
-            inputs=_inputs("2", "openmoji", "resvg", "factbook"),
+            inputs=_inputs("2", "openmoji", "resvg", "factbook") | {"code": world_code()},
             license="CC-BY-SA-4.0 (pictures)",
         ),
         SetupStage(

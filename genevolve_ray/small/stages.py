@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -43,6 +44,8 @@ _INPUTS = "inputs.json"
 _MADE = "made.json"
 _RUN = "run.json"
 """What a folder of a run holds."""
+_OF_THE_SETUP = ("parts", "preset", "setup", "stages", "weights")
+"""Modules that decide how things are made, and not what they hold."""
 _SHOWN = 5
 """Files that a message lists."""
 
@@ -248,7 +251,9 @@ class StagedSetup:
         if made.files and out.exists():
             self._keep_added(stage.name, out)
             _replace(out, place, scratch / "old")
-        self._record({**self.manifest.stages, stage.name: made})
+        old = self.manifest.stages.get(stage.name)
+        if not (stage.always and old is not None and old.inputs == made.inputs):
+            self._record({**self.manifest.stages, stage.name: made})
         shutil.rmtree(scratch, ignore_errors=True)
         return made
 
@@ -315,6 +320,16 @@ def list_files(folder: Path) -> dict[str, MadeFile]:
         path.relative_to(folder).as_posix(): MadeFile(sha256=file_sha256(path), bytes=path.stat().st_size)
         for path in paths
     }
+
+
+@cache
+def world_code() -> str:
+    """Return the hash of the modules that decide what corpus, requests and rows hold, as an input of their stages.
+
+    It covers every module beside those of the setup: making a corpus again takes minutes, and ends there if it is the same.
+    """
+    modules = [path for path in Path(__file__).parent.glob("*.py") if path.stem not in _OF_THE_SETUP]
+    return _digest({path.name: file_sha256(path) for path in modules})
 
 
 def damage(folder: Path, made: MadeStage, *, hashes: bool) -> str:

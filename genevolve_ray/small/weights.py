@@ -1,6 +1,8 @@
 """The stages that make models: from the weights that ship with the package, or by training them from nothing.
 
-Both ways write the same folders: `image_text` for the judges, `renderer`, and `policy` with its cold start.
+Both ways write the same folders: `image_text` for the judges, `renderer`, and `policy` with its cold start. What is trained
+has a stage of its own, so that a damaged model folder is assembled again and never trained again, and so that a change to
+the weights of the package and back trains nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from genevolve_ray.small.parts import file_sha256, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import tools_config
-from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, world_code
 
 PROVENANCE = "provenance.json"
 _TRAINED_ON = "trained on OpenMoji, CC-BY-SA-4.0; text encoder Apache-2.0"
@@ -53,22 +55,46 @@ def prebuilt_stages() -> list[SetupStage]:
 
 
 def trained_stages() -> list[SetupStage]:
-    """Return the stages that train the models from nothing."""
+    """Return the stages that train the models from nothing.
+
+    The settings of a training are inputs: another version with other defaults trains again.
+    """
+    from genevolve_ray.small.training.cold_start import SETTINGS
+    from genevolve_ray.small.training.image_text import ImageTextTraining
+    from genevolve_ray.small.training.renderer import RendererTraining
+
+    pictures = {"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES} | unicode_input()
     return [
         SetupStage(
-            "renderer",
-            "diffusion pipeline, trained here, with MiniLM as text encoder",
+            "renderer_weights",
+            "autoencoder and denoiser, trained here",
             _train_renderer,
             needs=("embedder",),
-            inputs={"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES} | unicode_input(),
+            inputs=pictures | {"settings": RendererTraining().model_dump_json()},
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "renderer",
+            "diffusion pipeline, with MiniLM as text encoder",
+            _assemble_trained_renderer,
+            needs=("embedder", "renderer_weights"),
+            inputs={"recipe": "1"},
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "image_text_weights",
+            "image tower of the judges, trained here",
+            _train_image_text,
+            needs=("embedder", "renderer"),
+            inputs=pictures | {"settings": ImageTextTraining().model_dump_json()},
             license=_TRAINED_ON,
         ),
         SetupStage(
             "image_text",
-            "image tower of the judges, trained here, with MiniLM as text tower",
-            _train_image_text,
-            needs=("embedder", "renderer"),
-            inputs={"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            "image tower of the judges, with MiniLM as text tower",
+            _assemble_trained_image_text,
+            needs=("embedder", "image_text_weights"),
+            inputs={"recipe": "1"},
             license=_TRAINED_ON,
         ),
         SetupStage(
@@ -76,7 +102,7 @@ def trained_stages() -> list[SetupStage]:
             "conversations of the scripted teacher",
             _write_rows,
             needs=("requests", "corpus", "embedder", "index"),
-            inputs={"recipe": "2"},
+            inputs={"recipe": "2", "code": world_code()},
             license="public domain (facts)",
         ),
         SetupStage(
@@ -84,7 +110,7 @@ def trained_stages() -> list[SetupStage]:
             "adapter of the cold start, trained here",
             _train_cold_start,
             needs=("base", "rows"),
-            inputs={"recipe": "1"},
+            inputs={"recipe": "1", "settings": json.dumps(SETTINGS, sort_keys=True)},
             license="Apache-2.0",
         ),
         SetupStage(
@@ -161,13 +187,21 @@ def _assemble_image_text(work: StageWork) -> None:
 
 
 def _train_image_text(work: StageWork) -> None:
-    from genevolve_ray.small.training.image_text import assemble_image_text, train_image_text
+    from genevolve_ray.small.training.image_text import PROVENANCE, train_image_text
     from genevolve_ray.small.training.views import autoencoder_view
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
     view = autoencoder_view(work.root / "renderer")
     weights = train_image_text(library, embedder, work.kept, render=view, progress=work.progress)
-    assemble_image_text(weights, embedder, work.out)
+    work.out.mkdir()
+    for file in (weights, weights.with_name(PROVENANCE)):
+        shutil.copy(file, work.out)
+
+
+def _assemble_trained_image_text(work: StageWork) -> None:
+    from genevolve_ray.small.training.image_text import WEIGHTS, assemble_image_text
+
+    assemble_image_text(work.root / "image_text_weights" / WEIGHTS, work.root / "embedder", work.out)
 
 
 def _assemble_renderer(work: StageWork) -> None:
@@ -177,11 +211,16 @@ def _assemble_renderer(work: StageWork) -> None:
 
 
 def _train_renderer(work: StageWork) -> None:
-    from genevolve_ray.small.training.renderer import RendererTraining, assemble_renderer, train_renderer
+    from genevolve_ray.small.training.renderer import RendererTraining, train_renderer
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
-    weights = train_renderer(library, embedder, work.kept, RendererTraining(), work.progress)
-    assemble_renderer(weights, embedder, work.out)
+    shutil.copytree(train_renderer(library, embedder, work.kept, RendererTraining(), work.progress), work.out)
+
+
+def _assemble_trained_renderer(work: StageWork) -> None:
+    from genevolve_ray.small.training.renderer import assemble_renderer
+
+    assemble_renderer(work.root / "renderer_weights", work.root / "embedder", work.out)
 
 
 def _write_rows(work: StageWork) -> None:

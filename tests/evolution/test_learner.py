@@ -14,7 +14,14 @@ import pytest
 from loop_fakes import make_config, make_trajectory
 from safetensors import SafetensorError
 
-from genevolve_ray.evolution.learner import PROBE_TOKENS, LocalLearner, build_learner, training_sequences
+from genevolve_ray.evolution.learner import (
+    PROBE_TOKENS,
+    PROBE_TOLERANCE_16_BITS,
+    LocalLearner,
+    build_learner,
+    probe_tolerance,
+    training_sequences,
+)
 from genevolve_ray.evolution.pictures import ProbeContext
 from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.learning import step as learning_step
@@ -145,6 +152,16 @@ def test_the_probe_follows_from_the_run_seed(monkeypatch: pytest.MonkeyPatch) ->
     assert probes[0] == probes[1] != probes[2]
     assert len(probes[0].tokens) == PROBE_TOKENS
     assert all(0 <= token < 50 for token in probes[0].tokens)
+
+
+def test_the_probe_is_as_exact_as_the_parity_in_32_bits() -> None:
+    assert probe_tolerance(make_config(parity_limit=2e-4)) == 2e-4
+
+
+@pytest.mark.parametrize("coarse", [{"engine": {"dtype": "bfloat16"}}, {"learner": {"dtype": "bfloat16"}}])
+def test_in_16_bits_the_random_tokens_of_the_probe_may_differ_by_more(coarse: dict[str, Any]) -> None:
+    assert probe_tolerance(make_config(**coarse)) == PROBE_TOLERANCE_16_BITS
+    assert probe_tolerance(make_config(parity_limit=0.3, **coarse)) == 0.3
 
 
 async def test_the_tokens_that_moved_most_are_named_by_their_place_in_the_ledger() -> None:

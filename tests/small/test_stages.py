@@ -141,7 +141,9 @@ def test_a_stage_that_only_checks_runs_at_every_call(tmp_path: Path) -> None:
     checks = SetupStage("parts", "a check", calls.append, always=True)
     after = SetupStage("after", "what needs it", writes("a"), needs=("parts",))
     run(tmp_path, checks, after)
+    before = read_manifest(tmp_path)
     assert run(tmp_path, checks, after) == {"parts": "at every call"} and len(calls) == 2
+    assert read_manifest(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["base", "top"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,7 @@ def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
         tensors = {name: factors.get_tensor(name).to(torch.bfloat16) for name in factors.keys()}  # noqa: SIM118
         save_file(tensors, out / ADAPTER_FILE, metadata=factors.metadata())
     described = json.loads((trained / ADAPTER_CONFIG_FILE).read_text("utf-8")) | {"base_model_name_or_path": BASE}
+    described["target_modules"] = sorted(described["target_modules"])  # peft writes a set
     (out / ADAPTER_CONFIG_FILE).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", "utf-8")
     record = json.loads((trained / PROVENANCE_FILE).read_text("utf-8"))
     provenance = {
@@ -107,7 +109,9 @@ def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
         "data": "rows of the scripted teacher over facts of the World Factbook (public domain) and names of OpenMoji",
         "rows_sha256": _digest(rows),
         "licence": "Apache-2.0",
-        **{key: record[key] for key in ("settings", "trained_on", "steps", "loss", "heldout", "package")},
+        "made": datetime.now(UTC).date().isoformat(),
+        **{key: record[key] for key in ("settings", "trained_on", "steps", "heldout", "package")},
+        "loss": [round(loss, 4) for loss in record["loss"]],
         "sha256": {name: _digest(out / name) for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE)},
     }
     (out / PACKED).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")

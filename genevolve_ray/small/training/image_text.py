@@ -190,7 +190,8 @@ def _untrained(embedder: Path) -> Any:
     if not isinstance(text, BertModel):
         raise UserFault(f"{embedder} holds a {type(text).__name__}: the text tower must be a BertModel")
     # The dual encoder asks every tower for one `hidden_size`, which this family states by stages.
-    tower = ConvNextV2Config(**TOWER, image_size=SIDE, hidden_size=TOWER["hidden_sizes"][-1])
+    kind: Any = ConvNextV2Config
+    tower = kind(**TOWER, image_size=SIDE, hidden_size=TOWER["hidden_sizes"][-1])
     config = VisionTextDualEncoderConfig.from_vision_text_configs(tower, text.config, projection_dim=DIMENSIONS)
     return VisionTextDualEncoderModel(config, AutoModel.from_config(tower), text)
 
