@@ -98,7 +98,9 @@ def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, che
         own = own_preset(out)
         preset = str(own.path)
         if not own.current:
-            note = f"{own.path} differs from what this setup would write, and is kept: remove it to have it written anew"
+            note = (
+                f"{own.path} differs from what this setup would write, and is kept: remove it to have it written anew"
+            )
             console.print(note, highlight=False, markup=False, soft_wrap=True)
     for command in (f"genevolve doctor {preset}", f"genevolve demo {preset}"):
         console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)

@@ -109,7 +109,7 @@ def test_the_corpus_is_the_same_again_and_writes_nothing_twice(
     )
     assert again == first
     assert file.stat().st_mtime_ns == before
-    assert told[-1] == ("corpus", 8, 8)
+    assert told[-1] == ("corpus", 9, 9)
     lines = (tmp_path / "corpus" / "pictures" / "captions.jsonl").read_text().splitlines()
     assert {json.loads(line)["caption"] for line in lines} == {"Cat", "Flag of Afghanistan"}
     assert "CC BY-SA 4.0" in (tmp_path / "corpus" / "ATTRIBUTION").read_text()

@@ -29,7 +29,7 @@ def test_texts_are_not_joined() -> None:
 
 
 def test_an_encoder_with_another_tokenizer_has_another_hash(tmp_path: Path) -> None:
-    folders = []
+    folders: list[Path] = []
     for vocabulary in ("a\n", "b\n"):
         folder = tmp_path / f"encoder-{len(folders)}"
         folder.mkdir()
@@ -51,7 +51,7 @@ def test_a_changed_drawing_changes_the_hash_of_a_library(tmp_path: Path) -> None
 
 def test_names_from_unicode_are_an_input_of_what_has_them() -> None:
     stages = {stage.name: stage.inputs for stage in setup_stages(from_nothing=True)}
-    assert {stages[name].get("unicode") for name in ("corpus", "renderer")} == {unicodedata.unidata_version}
+    assert {stages[name].get("unicode") for name in ("corpus", "renderer_weights")} == {unicodedata.unidata_version}
 
 
 class Lengths:
