@@ -27,7 +27,7 @@ UV_INSTALL    := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 .PHONY: help setup setup-small browser demo demo-small test test-slow lint format docs bench clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv and install everything (BACKEND=cpu or cuda); a second run does nothing
 

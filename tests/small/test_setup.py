@@ -16,7 +16,7 @@ from genevolve_ray.commands.small import SetupProgress
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.small import setup, stages, weights
-from genevolve_ray.small.parts import find_part
+from genevolve_ray.small.parts import file_sha256, find_part
 from genevolve_ray.small.preset import moved_values, preset_values, tools_config
 from genevolve_ray.small.setup import setup_stages
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StagedSetup, StageWork
@@ -240,3 +240,13 @@ def test_the_image_tower_that_ships_is_assembled_for_the_judges(minilm: Path, tm
     place = work(tmp_path, "image_text")
     weights._assemble_image_text(place)
     assert type(AutoModel.from_pretrained(place.out)).__name__ == "VisionTextDualEncoderModel"
+
+
+def test_the_weights_that_ship_are_small_and_say_where_they_come_from() -> None:
+    folders = [weights.prebuilt(name) for name in ("renderer", "image_text", "cold_start")]
+    files = [path for folder in folders for path in folder.iterdir()]
+    assert sum(path.stat().st_size for path in files) < 12 << 20
+    for folder in folders:
+        hashes = json.loads((folder / weights.PROVENANCE).read_text())["sha256"]
+        shipped = {path.name: path for path in folder.glob("*.safetensors")}
+        assert {name: hashes[name] for name in shipped} == {name: file_sha256(path) for name, path in shipped.items()}

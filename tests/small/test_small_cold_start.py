@@ -1,55 +1,61 @@
-"""The stages of the cold start on a tiny policy: an adapter from rows, then a policy that holds it."""
+"""The adapter that ships: small, of this model, without a path of the machine that made it, and packed as the code packs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pytest
-from agent_fakes import CHATML
-from published_helpers import sft_row, write_lines
-from safetensors.torch import load_file
-from tiny_qwen3 import build_model, build_tokenizer
+from tiny_gguf import write_gguf
 
-from genevolve_ray.small import weights
-from genevolve_ray.small.stages import MadeStage, SetupStage, StagedSetup
-from genevolve_ray.small.training import cold_start
+from genevolve_ray.data.sft_config import SftRowsConfig
+from genevolve_ray.data.sft_folder import PROVENANCE_FILE
+from genevolve_ray.learning.config import LoraConfig
+from genevolve_ray.learning.lora import attach_adapter, publish_adapter
+from genevolve_ray.learning.policy import load_policy
+from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE, read_adapter
+from genevolve_ray.small.convert import convert_policy
+from genevolve_ray.small.training.cold_start import BASE, PACKED, SETTINGS, pack_cold_start
 
-
-class Reports:
-    """Keep what is reported."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, int, int]] = []
-
-    def begin(self, stage: SetupStage, why: str) -> None: ...
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.told.append((what, done, total))
-
-    def end(self, stage: SetupStage, made: MadeStage) -> None: ...
+SHIPPED = Path(str(resources.files("genevolve_ray.small") / "prebuilt" / "cold_start"))
+MOST_BYTES = 3 << 20
 
 
-def test_rows_become_an_adapter_and_the_adapter_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cold_start, "SETTINGS", cold_start.SETTINGS | {"max_rows": 8, "threads": 1})
+def test_the_shipped_adapter_fits_every_linear_layer_of_the_policy() -> None:
+    adapter = read_adapter(SHIPPED)
+    assert len(adapter.factors) == 7 * 30
+    shapes = {(f.up_O_R.shape[0], f.down_R_I.shape[1]) for f in adapter.factors.values()}
+    assert shapes == {(576, 576), (192, 576), (1536, 576), (576, 1536)}
+    assert (SHIPPED / ADAPTER_FILE).stat().st_size < MOST_BYTES
 
-    def base(work: Any) -> None:
-        build_model(work.out, seed=0)
-        tokenizer = build_tokenizer()
-        tokenizer.chat_template = CHATML
-        tokenizer.save_pretrained(work.out)
 
-    def rows(work: Any) -> None:
-        work.out.mkdir()
-        write_lines(work.out / "train.jsonl", [sft_row(number) for number in range(9)])
-        write_lines(work.out / "validation.jsonl", [sft_row(90)])
+def test_its_provenance_has_the_hashes_of_its_files_and_the_settings_of_the_recipe() -> None:
+    provenance = json.loads((SHIPPED / PACKED).read_text())
+    for name, digest in provenance["sha256"].items():
+        assert hashlib.sha256((SHIPPED / name).read_bytes()).hexdigest() == digest
+    recipe = SftRowsConfig.model_validate(SETTINGS).model_dump(mode="json")
+    for key in ("lora", "lr", "betas", "global_batch", "max_rows", "epochs", "final_lr_fraction", "warmup_fraction"):
+        assert provenance["settings"][key] == recipe[key], key
+    assert json.loads((SHIPPED / ADAPTER_CONFIG_FILE).read_text())["base_model_name_or_path"] == BASE
 
-    last = [stage for stage in weights.trained_stages() if stage.name in ("cold_start", "policy")]
-    stages = [SetupStage("base", "a tiny policy", base), SetupStage("rows", "rows", rows), *last]
-    reports = Reports()
-    assert StagedSetup(stages, tmp_path).run(reports) == ["base", "rows", "cold_start", "policy"]
-    assert {(done, total) for _, done, total in reports.told} == {(0, 2), (1, 2), (2, 2)}
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "policy"))
-    assert before.keys() == after.keys()
-    assert any((before[name].bfloat16() != after[name]).any() for name in before if name.endswith("proj.weight"))
-    assert (tmp_path / "cold_start/adapter_model.safetensors").is_file()
+
+def test_a_trained_adapter_is_packed_in_bfloat16_under_the_name_of_its_base(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    policy = convert_policy(write_gguf(tmp_path / "tiny.gguf"), tmp_path / "policy")
+    model = load_policy(policy, "bfloat16")
+    description = attach_adapter(model, LoraConfig(rank=2, alpha=4))
+    publish_adapter(model.state_dict(), description, tmp_path / "trained", "bfloat16")
+    record = {"settings": {}, "trained_on": 8, "steps": 2, "loss": [0.5, 0.25], "heldout": [], "package": "0"}
+    (tmp_path / "trained" / PROVENANCE_FILE).write_text(json.dumps(record))
+    rows = tmp_path / "train.jsonl"
+    rows.write_text("{}\n")
+    packed = pack_cold_start(tmp_path / "trained", rows, policy, tmp_path / "packed")
+    assert {path.name for path in packed.iterdir()} == {ADAPTER_CONFIG_FILE, ADAPTER_FILE, PACKED}
+    first = next(iter(read_adapter(packed).factors.values()))
+    assert str(first.down_R_I.dtype) == "torch.bfloat16"
+    assert str(tmp_path) not in (packed / ADAPTER_CONFIG_FILE).read_text() + (packed / PACKED).read_text()
+    provenance = json.loads((packed / PACKED).read_text())
+    assert (provenance["steps"], provenance["loss"]) == (2, [0.5, 0.25])
+    assert provenance["rows_sha256"] == hashlib.sha256(b"{}\n").hexdigest()
