@@ -220,15 +220,14 @@ async def measure(bench: Bench, cases: Sequence[Case]) -> dict[str, Scores]:
     """Return the scores of every kind of attempts on every case; a picture's seed is the case's number plus one."""
     found = {name: Scores() for name in KINDS}
     for number, case in enumerate(cases):
-        for name, kind in KINDS.items():
-            attempt = kind(case, random.Random(f"{number}:{name}"), bench.library)
-            picture = await bench.picture(attempt, number + 1)
+        attempts = [kind(case, random.Random(f"{number}:{name}"), bench.library) for name, kind in KINDS.items()]
+        pictures = await asyncio.gather(*(bench.picture(attempt, number + 1) for attempt in attempts))
+        for own, attempt, picture in zip(found.values(), attempts, pictures, strict=True):
             reward, parts = await bench.scored(case, attempt, picture)
-            found[name].pictures.append(picture)
-            found[name].rewards.append(reward)
-            for part in {*found[name].components, *parts}:
-                values = found[name].components.setdefault(part, [None] * number)
-                values.append(parts.get(part))
+            own.pictures.append(picture)
+            own.rewards.append(reward)
+            for part in {*own.components, *parts}:
+                own.components.setdefault(part, [None] * number).append(parts.get(part))
         say(f"{number + 1} of {len(cases)} requests")
     return found
 
