@@ -143,9 +143,10 @@ def prebuilt(name: str) -> Path:
 
 
 def prebuilt_inputs(name: str) -> dict[str, str]:
-    """Return the hashes of the weights that ship with the package, as inputs of a stage."""
+    """Return the hashes of the weights that ship with the package and of their record, as inputs of a stage."""
     folder = _prebuilt_folder(name)
-    return {"recipe": "2"} | {file: file_sha256(folder / file) for file in _hashes(folder) if (folder / file).is_file()}
+    files = [file for file in (*_hashes(folder), PROVENANCE) if (folder / file).is_file()]
+    return {"recipe": "2"} | {file: file_sha256(folder / file) for file in files}
 
 
 def unicode_input() -> dict[str, str]:
