@@ -59,6 +59,9 @@ _NOTICES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (f"`vae` and `unet`: {_TRAINED}", f"`text_encoder` and `tokenizer`: {_MINILM}. Weights unchanged."),
         (PICTURES_LICENSE, CODE_LICENSE),
     ),
+    "image_text_weights": ((_TRAINED,), (PICTURES_LICENSE,)),
+    "renderer_weights": ((_TRAINED,), (PICTURES_LICENSE,)),
+    "cold_start": ((f"An adapter for {_SMOLLM}, offered under the same license.",), (CODE_LICENSE,)),
     "base": (
         (
             f"{_SMOLLM}. Changed: its weights were quantized (GGUF, Q4_1, as packaged by\n"

@@ -14,6 +14,7 @@ import unicodedata
 from importlib import resources
 from pathlib import Path
 
+from genevolve_ray.small.notices import write_notices
 from genevolve_ray.small.parts import file_sha256, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import tools_config
@@ -197,6 +198,7 @@ def _train_image_text(work: StageWork) -> None:
     work.out.mkdir()
     for file in (weights, weights.with_name(PROVENANCE)):
         shutil.copy(file, work.out)
+    write_notices(work.out, "image_text_weights")
 
 
 def _assemble_trained_image_text(work: StageWork) -> None:
@@ -216,6 +218,7 @@ def _train_renderer(work: StageWork) -> None:
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
     shutil.copytree(train_renderer(library, embedder, work.kept, RendererTraining(), work.progress), work.out)
+    write_notices(work.out, "renderer_weights")
 
 
 def _assemble_trained_renderer(work: StageWork) -> None:
@@ -242,6 +245,7 @@ def _train_cold_start(work: StageWork) -> None:
     if not (work.kept / PROVENANCE_FILE).is_file():
         train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
     shutil.copytree(work.kept, work.out)
+    write_notices(work.out, "cold_start")
 
 
 def _merge_trained(work: StageWork) -> None:

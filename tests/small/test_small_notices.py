@@ -13,10 +13,11 @@ from genevolve_ray.small.factbook import Country
 from genevolve_ray.small.notices import ATTRIBUTION, license_text, notice_files, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.requests import write_requests
+from genevolve_ray.small.setup import setup_stages
 
 ROOT = Path(__file__).parents[2]
-SHARED_ALIKE = ("corpus", "requests", "renderer", "image_text")
-OTHERS = ("base", "policy", "embedder", "rows")
+SHARED_ALIKE = ("corpus", "requests", "renderer", "renderer_weights", "image_text", "image_text_weights")
+OTHERS = ("base", "policy", "embedder", "rows", "cold_start")
 
 
 @pytest.mark.parametrize("name", SHARED_ALIKE)
@@ -41,6 +42,12 @@ def test_a_changed_model_says_so() -> None:
 def test_an_unknown_folder_has_no_notices(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         write_notices(tmp_path, "index")
+
+
+def test_every_folder_of_a_setup_but_its_index_has_notices() -> None:
+    stages = [stage.name for way in (True, False) for stage in setup_stages(from_nothing=way)]
+    for name in {*stages} - {"parts", "index"}:
+        assert dict(notice_files(name))["ATTRIBUTION"]
 
 
 def test_requests_are_written_with_their_notices(

@@ -137,6 +137,7 @@ def test_texts_and_references_are_left_out_as_often_as_both():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_renderer_is_trained_from_nothing_and_resumes_without_repeating(library, minilm, tmp_path):
     loop = LoopConfig(steps=2, batch=2, save_every=1, warmup=1)
     config = RendererTraining(prompts=2, pictures=4, autoencoder=loop, denoiser=loop)
