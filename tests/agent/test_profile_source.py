@@ -91,7 +91,10 @@ def test_equal_names_of_different_profiles_are_refused() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("relase", r"profile 'relase' is unknown; known: atlas, atlas-sight, paper-eval, release, small, or a \.yaml file"),
+        (
+            "relase",
+            r"profile 'relase' is unknown; known: atlas, atlas-sight, paper-eval, release, small, or a \.yaml file",
+        ),
         (7, r"profile: a name, a \.yaml file or keys are expected, got 7"),
         ("none.yaml", r"profile none\.yaml: "),
         ({"extends": "none"}, r"profile 'none' is unknown"),
