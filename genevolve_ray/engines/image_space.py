@@ -6,7 +6,7 @@ Shape legend: B pairs of a batch, d dimensions of the image space.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoImageProcessor
@@ -77,6 +77,8 @@ class ImageSpaceModel(PictureBatches[_Pictures, float]):
         whole = isinstance(vectors, torch.Tensor) and vectors.shape[:1] == (len(pictures),) and vectors.ndim > 1
         if not whole or vectors[0].numel() != vectors.shape[1]:
             shape = list(getattr(vectors, "shape", ()))
-            raise ValueError(f"it gives no vector for a whole picture (pooler_output), but {type(vectors).__name__} {shape}")
+            raise ValueError(
+                f"it gives no vector for a whole picture (pooler_output), but {type(vectors).__name__} {shape}"
+            )
         one_B_d, other_B_d = vectors.flatten(1).chunk(2)
         return cosines(one_B_d, other_B_d)

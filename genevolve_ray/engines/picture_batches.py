@@ -160,7 +160,9 @@ class PictureBatches(ABC, Generic[ItemT, ResultT]):
             self._computation([item])
         except (*MISREAD, RuntimeError) as error:
             said = f"{type(error).__name__}: {error}"[:300]
-            raise ValueError(f"{self._called} ({type(self._model).__name__}) fails on a plain picture: {said}") from error
+            raise ValueError(
+                f"{self._called} ({type(self._model).__name__}) fails on a plain picture: {said}"
+            ) from error
 
     def _placed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return inputs on the model's device, floating-point ones in its dtype: not every model converts pixels itself."""
