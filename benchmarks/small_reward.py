@@ -4,8 +4,7 @@
 
 Judge and reward are those of the configuration, as a run uses them. Without `--rendered`, pictures are composed from scenes: what a
 renderer without weaknesses would return for a program. With it, the configuration's renderer draws prompts and references.
-`--pairs` writes a sheet of pictures of one request side by side, and apart from it the reward's order, for a person to compare
-with.
+Beside the report there is a sheet of pairs of pictures, and apart from it the reward's order, for a person to compare with.
 """
 
 from __future__ import annotations
@@ -73,8 +72,9 @@ class Attempt:
 
 @dataclass
 class Scores:
-    """Hold rewards and components of one kind of attempts, case by case; None where a request has no such component."""
+    """Hold pictures, rewards and components of one kind of attempts, case by case; None where a request has no such component."""
 
+    pictures: list[ImageRef] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     components: dict[str, list[float | None]] = field(default_factory=dict)
 
@@ -172,6 +172,9 @@ KINDS: dict[str, Kind] = {
     "right letters on a random picture": painted_letters,
 }
 
+PROGRAMS = list(KINDS)[:6]
+"""Those that are programs."""
+
 
 class Bench:
     """Judge attempts with the judges and the reward of a configuration."""
@@ -219,7 +222,9 @@ async def measure(bench: Bench, cases: Sequence[Case]) -> dict[str, Scores]:
     for number, case in enumerate(cases):
         for name, kind in KINDS.items():
             attempt = kind(case, random.Random(f"{number}:{name}"), bench.library)
-            reward, parts = await bench.scored(case, attempt, await bench.picture(attempt, number + 1))
+            picture = await bench.picture(attempt, number + 1)
+            reward, parts = await bench.scored(case, attempt, picture)
+            found[name].pictures.append(picture)
             found[name].rewards.append(reward)
             for part in {*found[name].components, *parts}:
                 values = found[name].components.setdefault(part, [None] * number)
@@ -243,33 +248,30 @@ def differences(scores: Mapping[str, Scores]) -> dict[str, dict[str, Interval | 
     return table
 
 
-async def paired(bench: Bench, cases: Sequence[Case]) -> tuple[PillowImage, list[dict[str, Any]]]:
+def paired(
+    images: MemoryImages, cases: Sequence[Case], scores: Mapping[str, Scores]
+) -> tuple[PillowImage, list[dict[str, Any]]]:
     """Return a sheet, two pictures and the truth of each request under its number and words, and the better by reward.
 
-    The two are drawn from the teacher's program and from those that leave something out or have a wrong reference.
+    The two are drawn from two kinds of programs, chosen at random.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    wide, scale = 660, 3
-    high, order = SIDE * scale + 30, []
+    side, order = 3 * SIDE, []
+    wide, high = 3 * side + 84, side + 30
     sheet = Image.new("RGB", (2 * wide, (len(cases) + 1) // 2 * high), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    names = [name for name in KINDS if name not in ("blank picture", "plain color", "painted words")]
     for number, case in enumerate(cases):
-        rng = random.Random(f"pair {number}")
         left, top = number % 2 * wide, number // 2 * high
         pen.text((left + 4, top + 4), f"{number + 1}. {case.request.meta['truth_caption']}", fill="black", font=font)
-        rewards = []
-        for place, name in enumerate(rng.sample(names, 2)):
-            attempt = KINDS[name](case, rng, bench.library)
-            picture = await bench.picture(attempt, 1000 + number)
-            rewards.append((await bench.scored(case, attempt, picture))[0])
-            shown = Image.open(io.BytesIO(bench.images.get(picture))).convert("RGB").resize((SIDE * scale,) * 2, 0)
-            sheet.paste(shown, (left + 4 + place * (SIDE * scale + 20), top + 24))
-        truth = Image.open(io.BytesIO(case.truth)).convert("RGB").resize((SIDE * scale,) * 2, 0)
-        sheet.paste(truth, (left + 4 + 2 * (SIDE * scale + 20) + 10, top + 24))
-        better = "left" if rewards[0] > rewards[1] else "right" if rewards[1] > rewards[0] else "neither"
-        order.append({"pair": number + 1, "better": better, "rewards": rewards, "request": case.request.prompt})
+        chosen = [scores[name] for name in random.Random(f"pair {number}").sample(PROGRAMS, 2)]
+        shown = [images.get(one.pictures[number]) for one in chosen] + [case.truth]
+        for data, across in zip(shown, (4, side + 20, 2 * side + 60), strict=True):
+            picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left + across, top + 24))
+        one, other = (scores.rewards[number] for scores in chosen)
+        better = "left" if one > other else "right" if other > one else "neither"
+        order.append({"pair": number + 1, "better": better, "rewards": [one, other]})
     return sheet, order
 
 
@@ -341,24 +343,25 @@ def main() -> None:
     parser.add_argument(
         "--config", type=Path, required=True, help="YAML with judge, reward and, with --rendered, renderer"
     )
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of the report; --pairs writes beside it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON file of the report; pairs.png and order.json are beside it"
+    )
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rendered", action="store_true", help="draw with the configuration's renderer")
-    parser.add_argument("--pairs", type=int, default=0, metavar="N", help="write a sheet of so many pairs instead")
+    parser.add_argument("--pairs", type=int, default=20, metavar="N", help="pairs of the sheet")
     parsed = parser.parse_args()
     prepare_process(1)
     config = yaml.safe_load(parsed.config.read_text(encoding="utf-8"))
     bench = Bench(config, PictureLibrary.installed(), rendered=parsed.rendered)
-    cases = read_cases(parsed.rows, parsed.pairs or parsed.requests, parsed.seed)
+    cases = read_cases(parsed.rows, parsed.requests, parsed.seed)
     parsed.out.parent.mkdir(parents=True, exist_ok=True)
-    if parsed.pairs:
-        sheet, found = asyncio.run(paired(bench, cases))
-        sheet.save(parsed.out.with_name("pairs.png"))
-        parsed.out.with_name("order.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        return
-    kinds = report(asyncio.run(measure(bench, cases)))
-    parsed.out.write_text(json.dumps({"requests": len(cases), "kinds": kinds}, indent=1) + "\n", encoding="utf-8")
+    scores = asyncio.run(measure(bench, cases))
+    sheet, order = paired(bench.images, cases[: parsed.pairs], scores)
+    sheet.save(parsed.out.with_name("pairs.png"))
+    parsed.out.with_name("order.json").write_text(json.dumps(order, indent=1) + "\n", encoding="utf-8")
+    found = {"requests": len(cases), "kinds": report(scores)}
+    parsed.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ _VIEW_BOX = 72.0
 """The side of OpenMoji's drawing, in its own units."""
 _FLAG_BOX = (5.0, 17.0, 67.0, 55.0)
 """Left, top, right and bottom of nearly every flag, in units of the drawing."""
-_MARGIN = 0.06
-"""White border of a subject's reference, as a part of its side."""
+SUBJECT_BOX = (0.70, 0.74)
+"""Width and height of one subject, in a reference as in a scene, as parts of the picture's side."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,7 @@ class PictureLibrary:
 
         if (code := flag_code(id)) is not None and code in self.flags:
             return self.flag(code, side)
-        inner = round(side * (1 - 2 * _MARGIN))
-        shape = self.cut_out(id, inner, inner)
+        shape = self.cut_out(id, *(round(part * side) for part in SUBJECT_BOX))
         canvas = Image.new("RGB", (side, side), "white")
         canvas.paste(shape, ((side - shape.width) // 2, (side - shape.height) // 2), shape)
         return canvas

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from genevolve_ray.records.base import Record
-from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.pictures import SUBJECT_BOX, PictureLibrary
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -37,7 +37,7 @@ _SLOTS = {
     4: ((0.27, 0.26), (0.73, 0.26), (0.27, 0.74), (0.73, 0.74)),
 }
 """Centers of the copies of a subject, as parts of the width and height that the caption leaves."""
-_EXTENT = {1: (0.70, 0.74), 2: (0.40, 0.70), 3: (0.40, 0.40), 4: (0.40, 0.40)}
+_EXTENT = {1: SUBJECT_BOX, 2: (0.40, 0.70), 3: (0.40, 0.40), 4: (0.40, 0.40)}
 """Width and height of a copy, as parts of the same."""
 _JITTER = 0.025
 """A copy moves by at most this part of the picture's side, so that no two touch and none leaves the picture."""

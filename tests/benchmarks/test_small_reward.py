@@ -83,7 +83,7 @@ async def test_the_teachers_program_is_compared_with_every_other_kind(bench: Ben
 
 
 async def test_a_sheet_shows_pairs_and_its_order_is_apart(bench: Bench, cases: list[Case]) -> None:
-    sheet, order = await paired(bench, cases)
+    sheet, order = paired(bench.images, cases, await measure(bench, cases))
     assert [row["pair"] for row in order] == [1, 2, 3]
     assert all((row["better"] == "left") == (row["rewards"][0] > row["rewards"][1]) for row in order)
     assert sheet.height == 2 * (3 * 64 + 30)

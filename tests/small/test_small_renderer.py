@@ -47,16 +47,16 @@ def same(one, other):
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def latent_examples(number=6):
+def latent_examples(number=6, tokens=TEXT_TOKENS, width=384):
     generator = torch.Generator().manual_seed(0)
-    texts = np.random.default_rng(0).normal(size=(number, TEXT_TOKENS, 384)).astype(np.float16)
+    texts = np.random.default_rng(0).normal(size=(number, tokens, width)).astype(np.float16)
     return LatentExamples(
         pictures=torch.randn(number, 4, 16, 16, generator=generator),
         references=torch.randn(3, 4, 16, 16, generator=generator),
         reference_rows=np.arange(number) % 3,
         texts=texts,
         text_rows=np.arange(number),
-        empty_text=np.zeros((TEXT_TOKENS, 384), np.float16),
+        empty_text=np.zeros((tokens, width), np.float16),
     )
 
 
@@ -114,7 +114,7 @@ def test_whitened_latents_have_unit_scale_and_give_the_same_pictures():
 
 
 def test_texts_and_references_are_left_out_as_often_as_both():
-    examples, number = latent_examples(), 4000
+    examples, number = latent_examples(tokens=2, width=4), 4000
     rows = torch.arange(number) % 6
     _, references, texts = batch_of(examples, rows, torch.Generator().manual_seed(0))
     no_text, no_reference = (values.flatten(1).abs().sum(1) == 0 for values in (texts, references))
