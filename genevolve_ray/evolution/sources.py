@@ -160,8 +160,8 @@ def check_request(request: Request, config: EvolutionConfig) -> list[str]:
 
 
 def _rewarded_without(roles: set[str], config: EvolutionConfig) -> bool:
-    """Return whether a sample has a reward when the judges of these roles fail; False where that is not known here."""
-    if not config.reward.components or any(spec.isolated for spec in config.judge_specs.values()):
+    """Return whether `reward.missing` gives a sample a reward without these judges; False where that is not known here."""
+    if config.reward.missing == "infra_failure" or any(spec.isolated for spec in config.judge_specs.values()):
         return False
     declared = {}
     try:
