@@ -85,7 +85,9 @@ def evolve(
 def demo(
     preset: Annotated[str, typer.Argument(help="A preset: atlas, or small after `genevolve small setup`.")] = "atlas",
     run: Run = None,
-    cold_start: Annotated[bool, typer.Option("--cold-start", help="First train the cold start of the atlas.")] = False,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="First train the cold start of the preset atlas.")
+    ] = False,
     steps: Annotated[
         int | None, typer.Option("--steps", help="GRPO steps (default: the preset's, 40 of the atlas).")
     ] = None,

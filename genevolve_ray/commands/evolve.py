@@ -240,17 +240,17 @@ def paired_scores(before: list[Trajectory], after: list[Trajectory]) -> tuple[li
 
 
 def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: bool) -> dict[str, Any]:
-    """Evolve a preset from its cold start, and print the result. A policy inside the package is copied to `folder`/sft.
+    """Evolve a preset from its cold start, and print the result. That of the preset atlas is copied to `folder`/sft.
 
     Raises:
-        UserFault: with `cold_start` for a preset whose cold start is a folder of its own.
+        UserFault: with `cold_start` for a preset or a `policy.model` with another cold start.
     """
     model = config.policy.model
     if model == ATLAS_START:
         model = str(_atlas_start(config, folder / "sft", cold_start))
     elif cold_start:
         raise UserFault(
-            f"--cold-start trains that of the atlas, but policy.model={model}: `genevolve sft` trains one on rows, "
+            f"--cold-start trains that of the preset atlas, but policy.model={model}: `genevolve sft` trains others, "
             "`genevolve small setup --from-nothing` that of the preset small"
         )
     policy = config.policy.model_copy(update={"model": model})
@@ -258,7 +258,7 @@ def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: b
 
 
 def _atlas_start(config: RunConfig, start: Path, cold_start: bool) -> Path:
-    """Return a folder with the cold start of the atlas: the shipped one, or one that is trained first."""
+    """Return a folder with the cold start of the preset atlas: the shipped one, or one that is trained first."""
     if not (start / "config.json").is_file():
         preflight(config, model=not cold_start)  # Before anything is written.
         if cold_start:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,7 +35,7 @@ from genevolve_ray.doctor.sight import check_sight
 from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.sources import build_source, check_request, prime_source, recorded_rows
+from genevolve_ray.evolution.sources import build_source, check_request, first_requests, prime_source, recorded_rows
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.telemetry.traces import check_traces
 from genevolve_ray.evolution.trackers.opening import check_trackers
@@ -271,12 +271,9 @@ def data(config: RunConfig, run_dir: Path) -> list[Check]:
         source = build_source(spec, config.judge, images)
         record = recorded_rows(folder)
         kept = source.keep(record) if record and hasattr(source, "keep") else []
-        first: dict[str, Callable[[], list[Request]]] = {
-            "train": lambda: [source.train(0)],
-            "validation": lambda: source.validation(1),
-            **({"heldout": lambda: source.heldout(1)} if config.heldout.requests else {}),
-        }
-        said = [_first(part, draw(), images, config) for part, draw in first.items()]
+        said = [
+            check for part, drawn in first_requests(source, config) for check in _first(part, drawn, images, config)
+        ]
         report = getattr(source, "report", None)
         if isinstance(report, RejectionReport) and report.rejected:
             said.append(note("data", " ".join(report.text().split())))
@@ -285,19 +282,20 @@ def data(config: RunConfig, run_dir: Path) -> list[Check]:
         return [problem("data", f"{type(error).__name__}: {error}", "see docs/data.md for the supported files")]
 
 
-def _first(part: str, drawn: list[Request], images: MemoryImages, config: RunConfig) -> Check:
+def _first(part: str, drawn: list[Request], images: MemoryImages, config: RunConfig) -> list[Check]:
     if not drawn:
-        return problem("data", f"{part}: no request", "see docs/data.md")
+        return [problem("data", f"{part}: no request", "see docs/data.md")]
     request = drawn[0]
     try:
-        check_request(request, config)
+        said = [note("data", f"{part}: {lacking}") for lacking in check_request(request, config)]
     except UserFault as fault:
-        return problem("data", f"{part}: {fault}")
+        return [problem("data", f"{part}: {fault}")]
     if request.truth_image is None:
-        return ok("data", f"{part}: first request {request.id}, without a ground-truth image, which no judge needs")
+        shown = f"{part}: first request {request.id}, without a ground-truth image, which no judge needs"
+        return [ok("data", shown), *said]
     size = f"{request.truth_image.width} x {request.truth_image.height}"
     images.get(request.truth_image)
-    return ok("data", f"{part}: first request {request.id}, truth image {size}")
+    return [ok("data", f"{part}: first request {request.id}, truth image {size}"), *said]
 
 
 def _enough(config: RunConfig, source: Any) -> Iterator[Check]:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoProcessor
 
-from genevolve_ray.engines.picture_batches import BatchItem, PictureBatches, shared_model
-from genevolve_ray.models.hub import local_model
-from genevolve_ray.models.image_processor import check_torchvision
+from genevolve_ray.engines.picture_batches import BatchItem, PictureBatches, plain_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -49,7 +47,7 @@ class ImageTextModel(PictureBatches[_Pair, Likeness]):
     """Embed pictures and texts with any model that transformers loads with AutoModel and that has both towers."""
 
     def __init__(self, model: str, *, key: str, device: str, dtype: str, batch_size: int) -> None:
-        """Load the model.
+        """Load the model, and try it on a plain picture.
 
         Args:
             model: a folder in Hugging Face layout, or a hub id.
@@ -61,14 +59,15 @@ class ImageTextModel(PictureBatches[_Pair, Likeness]):
         Raises:
             ValueError: naming the folder when it holds no usable model, processor or tokenizer.
         """
-        super().__init__(batch_size, "image-text")
-        folder = local_model(model, key)
-        check_torchvision(folder)
-        try:
-            self._processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            self._model = shared_model(folder, device, dtype)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{key}={model!r} cannot be loaded: {error}") from error
+        super().__init__(
+            model,
+            key=key,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            processor=AutoProcessor,
+            thread_name="image-text",
+        )
         if not (hasattr(self._model, "get_image_features") and hasattr(self._model, "get_text_features")):
             raise ValueError(
                 f"{key}={model!r} is a {type(self._model).__name__}, which has no towers for pictures and texts"
@@ -76,13 +75,13 @@ class ImageTextModel(PictureBatches[_Pair, Likeness]):
         # A control token that is written in a text, such as <|endoftext|>, is plain letters.
         self._processor.tokenizer.split_special_tokens = True
         self._takes = set(inspect.signature(self._model.forward).parameters)
-        self._device = device
         positions = self._model.config.get_text_config().max_position_embeddings
         self._limit = min(int(positions), int(self._processor.tokenizer.model_max_length))
         self.sigmoid = hasattr(self._model, "logit_bias")
         """Whether the model gives probabilities."""
         # SigLIP has learned from texts that are padded to its limit, and reads others badly.
         self._padding: Any = "max_length" if self.sigmoid else True
+        self._probe(_Pair("a picture", plain_picture()))
 
     async def compare(self, text: str, picture: PillowImage) -> Likeness:
         """Return the likeness of a picture in RGB and a text, computed together with other pairs that wait.
@@ -106,8 +105,8 @@ class ImageTextModel(PictureBatches[_Pair, Likeness]):
             truncation=True,
             max_length=self._limit,
             return_tensors="pt",
-        ).to(self._device)
-        out = self._model(**{name: value for name, value in inputs.items() if name in self._takes})
+        )
+        out = self._model(**self._placed({name: value for name, value in inputs.items() if name in self._takes}))
         cosine_B = cosines(out.image_embeds, out.text_embeds)
         probability_B = out.logits_per_image.float().diagonal().sigmoid().tolist() if self.sigmoid else None
         return [

@@ -187,10 +187,16 @@ class EnsembleJudge:
 
     @classmethod
     def check_request(cls, config: EnsembleJudgeConfig, request: Request) -> None:
-        """Check that a request has what each member needs. Raises UserFault naming a member that lacks something."""
+        """Check that a request has what `min_members` members need. Raises UserFault naming one that lacks something."""
+        faults: list[UserFault] = []
         for name, (kind, settings) in _classes(config).items():
             if hasattr(kind, "check_request"):
-                _named(name, kind.check_request, settings, request)
+                try:
+                    _named(name, kind.check_request, settings, request)
+                except UserFault as fault:
+                    faults.append(fault)
+        if len(config.members) - len(faults) < config.least:
+            raise faults[0]
 
     async def judge(
         self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from genevolve_ray.errors import MISREAD, UserFault
 from genevolve_ray.evolution.plugins import JudgeSpec, RequestsSpec
 from genevolve_ray.evolution.store.documents import REJECTED_FILE, ROWS_FILE
 from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.judges.protocol import declared_components
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.records.rewards import OpenReward
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.config import EvolutionConfig
@@ -116,15 +118,28 @@ def truth_limits(judge: JudgeSpec) -> PictureLimits | None:
     return limits if isinstance(limits, PictureLimits) else None
 
 
-def check_request(request: Request, config: EvolutionConfig) -> None:
+def first_requests(source: Any, config: EvolutionConfig) -> Iterator[tuple[str, list[Request]]]:
+    """Yield each part of a source that a run uses, and its first request, none where the part is empty."""
+    yield "train", [source.train(0)]
+    if config.loop.validate_every:
+        yield "validation", source.validation(1)
+    if config.heldout.requests:
+        yield "heldout", source.heldout(1)
+
+
+def check_request(request: Request, config: EvolutionConfig) -> list[str]:
     """Check that a request has what the judges need: a ground-truth image, and what a judge checks itself.
 
     A judge may have a class method `check_request(settings, request)`, which raises UserFault.
 
+    Returns:
+        What a judge lacks that the reward can do without, by `reward.missing`.
+
     Raises:
-        UserFault: naming request and judge.
+        UserFault: naming request and judge, when the request can have no reward.
     """
     check_truth(request, config)
+    faults: dict[str, UserFault] = {}
     for role, spec in config.judge_specs.items():
         if spec.isolated:
             continue
@@ -137,7 +152,27 @@ def check_request(request: Request, config: EvolutionConfig) -> None:
             if hasattr(kind, "check_request"):
                 kind.check_request(settings, request)
         except UserFault as fault:
-            raise UserFault(f"{role} ({role}.type={spec.type}): {fault}") from fault
+            faults[role] = UserFault(f"{role} ({role}.type={spec.type}): {fault}")
+            faults[role].__cause__ = fault
+    if faults and not _rewarded_without(set(faults), config):
+        raise next(iter(faults.values()))
+    return [str(fault) for fault in faults.values()]
+
+
+def _rewarded_without(roles: set[str], config: EvolutionConfig) -> bool:
+    """Return whether `reward.missing` gives a sample a reward without these judges; False where that is not known here."""
+    if config.reward.missing == "infra_failure" or any(spec.isolated for spec in config.judge_specs.values()):
+        return False
+    declared = {}
+    try:
+        for role, spec in config.judge_specs.items():
+            kind = spec.resolve()
+            declared[role.removeprefix("judges.")] = declared_components(kind, spec.settings(kind))
+        reward = OpenReward(config.reward, declared)
+    except UserFault:  # Reported where judges and reward are checked.
+        return False
+    lacking = {role.removeprefix("judges.") for role in roles}
+    return not any(map(reward.needs, lacking)) and not reward.judges <= lacking
 
 
 def check_truth(request: Request, config: EvolutionConfig) -> None:
@@ -178,22 +213,26 @@ def open_source(config: EvolutionConfig, store: RunStore, say: Callable[[str], N
     A source that records its rows has methods `record()` and `keep(record)`; `report` is its `RejectionReport`.
 
     Raises:
-        UserFault: when no row is left, the rows of the run are gone or changed, or the first request lacks what a
-            judge needs, such as a ground-truth image.
+        UserFault: when no row is left, the rows of the run are gone or changed, or the first request of a part lacks
+            what a judge needs and the reward cannot do without, such as a ground-truth image.
     """
     source = build_source(config.requests, config.judge, store.images)
     report = getattr(source, "report", None)
     if isinstance(report, RejectionReport) and report.rejected:
         say(f"rows: {report.line()}; all in {REJECTED_FILE}")
-    check_request(source.train(0), config)
-    if not (hasattr(source, "record") and hasattr(source, "keep")):
-        return source
-    recorded = store.rows()
-    if recorded:
-        for note in source.keep(recorded):
+    recorded = None
+    if hasattr(source, "record") and hasattr(source, "keep"):
+        recorded = store.rows()
+        for note in source.keep(recorded) if recorded else ():
             say(f"rows: {note}")
-    else:
-        recorded = source.record()
-    rejected = report.json_lines() if isinstance(report, RejectionReport) else b""
-    store.put_rows(recorded, rejected)
+        recorded = recorded or source.record()
+    for part, drawn in first_requests(source, config):
+        try:
+            lacking = [note for request in drawn[:1] for note in check_request(request, config)]
+        except UserFault as fault:
+            raise UserFault(f"{part} requests: {fault}") from fault
+        for note in lacking:
+            say(f"{part} requests: {note}; reward.missing applies to such requests")
+    if recorded is not None:
+        store.put_rows(recorded, report.json_lines() if isinstance(report, RejectionReport) else b"")
     return source

@@ -12,6 +12,7 @@ from genevolve_ray.judges.embedding import MODEL_KEY, EmbeddingConfig, clipped, 
 from genevolve_ray.judges.wanted_texts import meta_value
 from genevolve_ray.records.components import ComponentRange, OpenVerdict
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 
@@ -69,6 +70,7 @@ class AlignmentJudge:
                 f"score=probability needs a SigLIP model, but {MODEL_KEY}={config.model!r} has no such output"
             )
         self.deterministic = config.repeatable
+        # Without a digest of the weights, as in the runs that were recorded with it.
         self.identity = config.identity("alignment")
 
     @classmethod
@@ -99,7 +101,8 @@ class AlignmentJudge:
             InfraFailure: when the picture cannot be opened, the request lacks the text, or the model failed.
         """
         text = self.config.prefix + self._text(request, program)
-        picture = await opened(image, self.config.long_side, self.identity, f"the image of {request.id}")
+        limits = PictureLimits(long_side=self.config.long_side)
+        picture = await opened(image, limits, self.identity, f"the image of {request.id}")
         likeness = await measured(self._model.compare(text, picture), self.identity, request.id)
         value = likeness.cosine if self.config.score == "cosine" else likeness.probability
         assert value is not None, "the model was checked to give probabilities"

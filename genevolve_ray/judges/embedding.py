@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 MODEL_KEY = "judge.config.model"
+_LONGEST = 20
+"""Most times that a picture is longer on one side than on the other."""
 ResultT = TypeVar("ResultT")
 
 
@@ -54,16 +56,33 @@ class EmbeddingConfig(Config):
         return f"{kind}/1:{Path(self.model).name}:{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
 
-async def opened(image: bytes, long_side: int, judge: str, what: str) -> PillowImage:
-    """Return the pixels of a picture in RGB, at most `long_side` pixels long.
+async def opened(image: bytes, limits: PictureLimits, judge: str, what: str) -> PillowImage:
+    """Return the pixels of a picture in RGB, at most `limits.long_side` pixels long.
 
     Raises:
         InfraFailure: naming the judge and the picture (`what`), when it cannot be opened.
     """
     try:
-        return await asyncio.to_thread(open_picture, image, PictureLimits(long_side=long_side))
+        return await asyncio.to_thread(lambda: _widened(open_picture(image, limits)))
     except ImageRefused as error:
         raise InfraFailure(f"{judge} cannot read {what}: {error}") from error
+
+
+def _widened(picture: PillowImage) -> PillowImage:
+    """Return a picture; a very long one in the middle of a white picture with sides in the ratio 1 : 20.
+
+    Many image processors scale the shorter side to that of the model before they cut off the rest. One pixel in 1,024
+    would then become 224 in 229,376, which is 147 MiB.
+    """
+    from PIL import Image
+
+    width, height = picture.size
+    least = -(-max(width, height) // _LONGEST)
+    if min(width, height) >= least:
+        return picture
+    wide = Image.new("RGB", (max(width, least), max(height, least)), "white")
+    wide.paste(picture, ((wide.width - width) // 2, (wide.height - height) // 2))
+    return wide
 
 
 async def measured(work: Awaitable[ResultT], judge: str, request_id: str) -> ResultT:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from genevolve_ray.judges.embedding import MODEL_KEY, EmbeddingConfig, clipped, measured, opened
 from genevolve_ray.records.components import ComponentRange, OpenVerdict
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 
@@ -49,13 +50,20 @@ class LikenessJudge:
         self._model = ImageSpaceModel(
             config.model, key=MODEL_KEY, device=config.device, dtype=config.dtype, batch_size=config.batch_size
         )
+        self._limits = self.truth_limits(config)
         self.deterministic = config.repeatable
-        self.identity = config.identity("likeness")
+        # Other weights under an old name, such as an encoder that was trained again, are another judge.
+        self.identity = f"{config.identity('likeness')}:{self._model.digest()}"
 
     @classmethod
     def check(cls, config: LikenessJudgeConfig) -> None:
         """Check that the model's folder is there, without loading it. Raises UserFault naming it."""
         config.check_folder()
+
+    @classmethod
+    def truth_limits(cls, config: LikenessJudgeConfig) -> PictureLimits:
+        """Return the limits within which pictures are opened; rows with another truth are left out before a run."""
+        return PictureLimits(long_side=config.long_side)
 
     @classmethod
     def components(cls, config: LikenessJudgeConfig) -> Mapping[str, ComponentRange]:
@@ -70,9 +78,8 @@ class LikenessJudge:
         Raises:
             InfraFailure: when a picture cannot be opened, or the model failed.
         """
-        side = self.config.long_side
-        picture = await opened(image, side, self.identity, f"the image of {request.id}")
-        wanted = await opened(truth, side, self.identity, f"the ground-truth image of {request.id}")
+        picture = await opened(image, self._limits, self.identity, f"the image of {request.id}")
+        wanted = await opened(truth, self._limits, self.identity, f"the ground-truth image of {request.id}")
         cosine = await measured(self._model.compare(picture, wanted), self.identity, request.id)
         scale = self.components(self.config)["likeness"]
         found, flags = clipped(cosine, scale, "likeness", f"cosine {cosine:.4f}")

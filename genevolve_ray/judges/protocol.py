@@ -28,7 +28,7 @@ class Judge(Protocol):
     the settings, it is a class method that gets them, and the judge keeps them as `config`.
 
     A class method `check_request(settings, request)`, if there is one, raises UserFault for a request that lacks what the
-    judge needs. The start and `genevolve doctor` ask it of the first requests.
+    judge needs. The start and `genevolve doctor` ask it of the first request of each part.
     """
 
     identity: str

@@ -21,10 +21,10 @@ _FEWEST = 128
 """Fewest tokens of a chunk, for a large vocabulary: products of fewer rows with its head are half as fast on a CPU."""
 
 
-def default_chunk(vocabulary: int, device: torch.device | None = None) -> int:
-    """Return the number of tokens scored at a time for a vocabulary of V."""
+def default_chunk(vocabulary: int, device: torch.device | None = None, fewest: int = _FEWEST) -> int:
+    """Return the number of tokens scored at a time for a vocabulary of V, at least `fewest`."""
     elements = GPU_CHUNK_ELEMENTS if device is not None and device.type == "cuda" else CHUNK_ELEMENTS
-    return max(_FEWEST, elements // vocabulary)
+    return max(fewest, elements // vocabulary)
 
 
 def ban_mask(vocabulary: int, banned: Sequence[int], device: torch.device) -> Tensor | None:

@@ -17,6 +17,9 @@ from genevolve_ray.learning.logprobs import default_chunk
 from genevolve_ray.learning.policy import head_weight, hidden_states, load_policy
 from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_tensors
 
+_FEWEST = 16
+"""Fewest tokens of a chunk: about ten arrays [C, V] in float64 are held at a time, where the learner holds two in float32."""
+
 
 class TokenScores(NamedTuple):
     """Hold the scores of policy tokens, in nats.
@@ -89,7 +92,7 @@ class Rescorer:
         states_P_H = hidden_states(self._model, ids_T[None], images).squeeze(0)[rows_P]
         targets_P, weight_V_H = ids_T[rows_P + 1], head_weight(self._model)
         columns: list[Tensor] = []
-        chunk = default_chunk(weight_V_H.shape[0], self._device)
+        chunk = default_chunk(weight_V_H.shape[0], self._device, _FEWEST)
         for start in range(0, len(places), chunk):
             part = slice(start, start + chunk)
             logits_C_V = (states_P_H[part] @ weight_V_H.T).double() / (temperature or 1.0)

@@ -54,7 +54,7 @@ def test_the_run_is_not_in_the_folder_of_the_setup() -> None:
 
 
 def test_the_demo_of_small_trains_no_cold_start() -> None:
-    with pytest.raises(UserFault, match=r"--cold-start trains that of the atlas.*small setup --from-nothing"):
+    with pytest.raises(UserFault, match=r"--cold-start trains that of the preset atlas.*small setup --from-nothing"):
         demo_run(load_config("small"), Path("runs/demo"), cold_start=True, in_process=True)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from genevolve_ray.doctor.parts import data
 from genevolve_ray.doctor.preflight import check_kscore, check_reward, check_truths
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.services import JudgeService
-from genevolve_ray.evolution.sources import check_request, check_truth
+from genevolve_ray.evolution.sources import check_request, check_truth, open_source
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import MemoryImages
@@ -53,6 +54,40 @@ class Captioned(Length):
     def check_request(cls, config: Config, request: Request) -> None:
         if "caption" not in request.meta:
             raise UserFault(f"request {request.id} has no caption")
+
+
+class Lengthy(Captioned):
+    """The same, with a component of its own."""
+
+    components = {"width": ComponentRange(high=100)}
+
+
+class OneBareConfig(Config):
+    """Name the part whose first request has no caption."""
+
+    bare: str
+
+
+class OneBare:
+    """Poses requests with captions, but for the first of one part."""
+
+    Config = OneBareConfig
+
+    def __init__(self, config: OneBareConfig, images: MemoryImages) -> None:
+        self._bare = config.bare
+
+    def _posed(self, part: str, index: int) -> Request:
+        meta = {} if part == self._bare and index == 0 else {"caption": "AB"}
+        return Request(id=f"{part}-{index}", prompt="draw", eval_type=EvalType.QUALITY, meta=meta)
+
+    def train(self, index: int) -> Request:
+        return self._posed("train", index)
+
+    def validation(self, count: int) -> list[Request]:
+        return [self._posed("validation", index) for index in range(count)]
+
+    def heldout(self, count: int) -> list[Request]:
+        return [self._posed("heldout", index) for index in range(count)]
 
 
 class Comparing(Length):
@@ -118,6 +153,47 @@ def test_a_judge_that_checks_requests_is_asked_with_those_inside_an_ensemble(tmp
         check_request(REQUEST, within)
     captioned = REQUEST.model_copy(update={"meta": {"caption": "AB"}})
     check_request(captioned, alone)
+
+
+def opened(tmp_path: Path, bare: str, *settings: str) -> list[str]:
+    """Open the source of a run whose judge needs captions, and return what is said."""
+    source = f"requests={{type: 'test_truthless:OneBare', config: {{bare: {bare}}}}}"
+    config = config_of(tmp_path, "Captioned", "reward.components={length: 1.0}", source, *settings)
+    said: list[str] = []
+    open_source(config, SimpleNamespace(images=MemoryImages()), said.append)  # type: ignore[arg-type]
+    return said
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "heldout"])
+def test_a_run_does_not_start_when_the_first_request_of_a_part_cannot_be_judged(tmp_path: Path, part: str) -> None:
+    with pytest.raises(UserFault, match=rf"{part} requests: judge \(judge\.type=.*\): request {part}-0 has no caption"):
+        opened(tmp_path, part)
+
+
+def test_a_part_that_a_run_does_not_use_is_not_looked_at(tmp_path: Path) -> None:
+    assert opened(tmp_path, "validation", "loop.validate_every=0") == []
+    assert opened(tmp_path, "heldout", "heldout.requests=0") == []
+
+
+def test_a_run_starts_where_the_reward_does_without_what_a_judge_lacks(tmp_path: Path) -> None:
+    other = "judges={near: {type: 'test_truthless:Lengthy'}}"
+    both = "reward.components={length: 0.5, width: 0.5}"
+    missing = "reward.missing={value: 0.5}"
+    members = "{one: {type: 'test_truthless:Length'}, two: {type: 'test_truthless:Lengthy'}}"
+    free = "judge={type: ensemble, config: {form: open, min_members: 1, members: " + members + "}}"
+    leaves = "reward.missing=leave_out"
+    with pytest.raises(UserFault, match="request train-0 has no caption"):
+        opened(tmp_path, "train", other, both, missing)  # Both judges lack it, so that nothing is measured.
+    plain = "judge={type: 'test_truthless:Length'}"
+    said = opened(tmp_path, "heldout", other, both, missing, plain)
+    assert said == [
+        "heldout requests: judges.near (judges.near.type=test_truthless:Lengthy): request heldout-0 has no caption; "
+        "reward.missing applies to such requests"
+    ]
+    assert len(opened(tmp_path, "train", other, both, leaves, plain)) == 1
+    with pytest.raises(UserFault, match="request train-0 has no caption"):
+        opened(tmp_path, "train", other, both, leaves, plain, "reward.gates={width: 1.0}")
+    assert opened(tmp_path, "train", "reward.components={length: 0.5, width: 0.5}", missing, free) == []
 
 
 def test_doctor_names_the_request_that_a_judge_cannot_judge(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ Shape legend: T tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from genevolve_ray.learning import logprobs, rescoring
 from genevolve_ray.learning.logprobs import default_chunk, token_logprobs
 
 T, H, V = 37, 16, 53
@@ -112,6 +115,19 @@ def test_a_bfloat16_head_is_converted_once_a_pass_on_a_cpu() -> None:
 def test_a_large_vocabulary_does_not_shrink_chunks_below_what_a_product_needs() -> None:
     assert default_chunk(49_152) == default_chunk(151_936) == 128
     assert default_chunk(512) == 2048
+
+
+def test_rescoring_holds_fewer_rows_of_a_large_vocabulary(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+
+    def counted(logpi_C_V: torch.Tensor, targets_C: torch.Tensor, top_p: float) -> torch.Tensor:
+        rows.append(len(logpi_C_V))
+        return torch.zeros(4, len(logpi_C_V), dtype=torch.float64)
+
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 1)  # as if the vocabulary were large
+    monkeypatch.setattr(rescoring, "_moments", counted)
+    rescoring.Rescorer(model_dir).score([1] * 41, [False] + [True] * 40, 1.0)
+    assert rows == [16, 16, 8]
 
 
 def test_a_banned_target_is_an_error() -> None:
