@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import prepare_process, say
-from benchmarks.small_reward import png
+from benchmarks.small_attempts import png
 from genevolve_ray.atlas.drawing import draw_scene, encode_png
 from genevolve_ray.atlas.judge import AtlasJudge
 from genevolve_ray.atlas.lexicon import Partition

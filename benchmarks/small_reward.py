@@ -1,10 +1,12 @@
 """Whether the reward of the world `small` says anything: the teacher's program against poorer ones and against tricks.
 
-    python -m benchmarks.small_reward runs/small/requests/validation.jsonl --config configs/small.yaml --out report.json
+    python -m benchmarks.small_reward --config runs/small/small.yaml --part test --out report.json
 
-Judge and reward are those of the configuration, as a run uses them. Without `--rendered`, pictures are composed from scenes: what a
-renderer without weaknesses would return for a program. With it, the configuration's renderer draws prompts and references.
-Beside the report there is a sheet of pairs of pictures, and apart from it the reward's order, for a person to compare with.
+Judge, reward, renderer and requests are those of the configuration, as a run uses them. Ranges and weights are chosen by
+the part `validation` alone, and what they achieve is reported once by the part `test`. Without `--rendered`, pictures are
+composed from scenes: what a renderer without weaknesses would return for a program. With it, the configuration's renderer
+draws prompts and references. Beside the report there is a sheet of pairs of pictures, and apart from it the reward's order,
+for a person to compare with.
 """
 
 from __future__ import annotations
@@ -14,180 +16,74 @@ import asyncio
 import io
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+import numpy as np
 
 from benchmarks.measure import prepare_process, say
+from benchmarks.small_attempts import KINDS, NEAR, SIDE, TEACHER, Attempt, Case, png
+from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.records.images import ImageRef, MemoryImages
-from genevolve_ray.records.intervals import Interval, paired_interval
+from genevolve_ray.records.intervals import Interval, grouped_interval
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import RewardConfig
-from genevolve_ray.small.pictures import PictureLibrary, flag_code
-from genevolve_ray.small.scene import COLORS, Scene, compose
-from genevolve_ray.small.wording import Part, Reference, describe
+from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.scene import Scene, compose
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-SIDE = 64
-TEACHER = "the teacher's program"
-
-
-@dataclass(frozen=True)
-class Case:
-    """Hold a request, its scene, its truth, and a scene of another request."""
-
-    request: Request
-    scene: Scene
-    truth: bytes
-    other: Scene
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Hold what an agent did: a program, or a picture that no program draws.
-
-    Attributes:
-        prompt: of the program.
-        reference: id of the picture that is the program's first reference, "" for none.
-        scene: what a renderer without weaknesses draws from it.
-        picture: in place of a program, the picture.
-    """
-
-    prompt: str = ""
-    reference: str = ""
-    scene: Scene | None = None
-    picture: PillowImage | None = None
+PARTS = {"validation": "validation_paths", "test": "heldout_paths"}
+"""The key of the requests' settings that names the files of a part."""
+SAMPLES = 1000
+"""Bootstrap samples of an interval."""
+TIE = 0.02
+"""Rewards that are at most this far apart say that neither picture is better."""
+TIE_RULE = (
+    f"The reward says `neither` where two rewards are at most {TIE} apart. A person may say `neither` as well. The two agree "
+    "where they say the same; `neither` against a side is a disagreement. Count pairs without the teacher's program apart."
+)
 
 
 @dataclass
 class Scores:
-    """Hold pictures, rewards and components of one kind of attempts, case by case; None where a request has no such component."""
+    """Hold pictures, rewards and components of one kind of attempts, case by case.
 
-    pictures: list[ImageRef] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
+    None: the attempt has no picture or no reward, because an outside part failed; or no such component.
+    """
+
+    pictures: list[ImageRef | None] = field(default_factory=list)
+    rewards: list[float | None] = field(default_factory=list)
     components: dict[str, list[float | None]] = field(default_factory=dict)
-
-
-Kind = Callable[[Case, random.Random, PictureLibrary], Attempt]
-
-
-def teacher(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return the right program: every part in words, and the right picture as reference."""
-    return _program(case.scene, rng, library)
-
-
-def random_program(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return the right program of another request."""
-    return _program(case.other, rng, library)
-
-
-def wrong_reference(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return the right words with a wrong picture: another flag, or another subject of the same group."""
-    if case.scene.flag is not None:
-        code = rng.choice([code for code in library.flags if code != case.scene.flag])
-        shown, wrong = case.scene.model_copy(update={"background": code}), library.flags[code].id
-    else:
-        group = library.subjects[case.scene.subject].group
-        wrong = rng.choice([s.id for s in library.subjects.values() if s.group == group and s.id != case.scene.subject])
-        shown = case.scene.model_copy(update={"subject": wrong})
-    vague = _program(case.scene, rng, library, ("name",) if case.scene.flag is None else ())
-    return Attempt(vague.prompt, wrong, shown)
-
-
-def poor(*parts: Part) -> Kind:
-    """Return programs that do not mention some parts: what a renderer then draws is a guess."""
-
-    def attempt(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-        guesses: dict[Part, tuple[str, Any]] = {
-            "count": ("count", rng.choice([count for count in (1, 2, 3, 4) if count != case.scene.count])),
-            "style": ("style", "color"),
-            "caption": ("caption", ""),
-            "background": ("background", rng.choice([color for color in COLORS if color != case.scene.background])),
-            "name": ("subject", rng.choice([id for id in library.subjects if id != case.scene.subject])),
-        }
-        shown = case.scene.model_copy(update=dict(guesses[part] for part in parts))
-        right = _program(case.scene, rng, library, parts)
-        lost = "background" in parts and case.scene.flag is not None
-        return Attempt(right.prompt, "" if lost else right.reference, shown)
-
-    return attempt
-
-
-def blank(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return a white picture."""
-    return Attempt(picture=_plain("white"))
-
-
-def plain_color(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return a picture of the background's color; for a flag, its mean color."""
-    if case.scene.flag is None:
-        return Attempt(picture=_plain(COLORS[case.scene.background]))
-    return Attempt(picture=library.flag(case.scene.flag, SIDE).resize((1, 1)).resize((SIDE, SIDE)))
-
-
-def reference_alone(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return the right reference and nothing else."""
-    return Attempt(picture=library.reference(_reference(case.scene, library)[1], SIDE))
-
-
-def painted_words(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return the words of the truth painted on white."""
-    from PIL import ImageDraw, ImageFont
-
-    picture = _plain("white")
-    words = str(case.request.meta["truth_caption"]).split()
-    lines = [" ".join(words[i : i + 2]) for i in range(0, len(words), 2)][:6]
-    font = ImageFont.load_default(size=9)
-    ImageDraw.Draw(picture).multiline_text((2, 1), "\n".join(lines), fill="black", font=font, spacing=1)
-    return Attempt(picture=picture)
-
-
-def painted_letters(case: Case, rng: random.Random, library: PictureLibrary) -> Attempt:
-    """Return the picture of a random program with the right letters over it."""
-    return Attempt(picture=compose(case.other.model_copy(update={"caption": case.scene.caption}), library, SIDE))
-
-
-KINDS: dict[str, Kind] = {
-    TEACHER: teacher,
-    "without count": poor("count"),
-    "without background": poor("background"),
-    "without count, background, style, caption": poor("count", "background", "style", "caption"),
-    "a wrong reference": wrong_reference,
-    "a random program": random_program,
-    "blank picture": blank,
-    "plain color": plain_color,
-    "the reference alone": reference_alone,
-    "painted words": painted_words,
-    "right letters on a random picture": painted_letters,
-}
-
-PROGRAMS = list(KINDS)[:6]
-"""Those that are programs."""
+    failures: list[str] = field(default_factory=list)
 
 
 class Bench:
     """Judge attempts with the judges and the reward of a configuration."""
 
-    def __init__(self, config: Mapping[str, Any], library: PictureLibrary, *, rendered: bool) -> None:
+    def __init__(
+        self,
+        library: PictureLibrary,
+        judge: JudgeSpec,
+        reward: RewardConfig,
+        judges: Mapping[str, JudgeSpec] | None = None,
+        renderer: RendererSpec | None = None,
+    ) -> None:
         """Build the judges, and the renderer if pictures are to be rendered."""
         self.images, self.library = MemoryImages(), library
-        judges = {name: JudgeSpec.model_validate(spec) for name, spec in (config.get("judges") or {}).items()}
-        services = {name: JudgeService(spec.build(), self.images) for name, spec in judges.items()}
-        judge = JudgeService(JudgeSpec.model_validate(config["judge"]).build(), self.images)
-        self.panel = Panel(judge, services, RewardConfig.model_validate(config["reward"]))
-        spec = RendererSpec.model_validate(config["renderer"]) if rendered else None
-        self.renderer = RenderService(spec.build(), self.images) if spec is not None else None
+        services = {name: JudgeService(spec.build(), self.images) for name, spec in (judges or {}).items()}
+        self.panel = Panel(JudgeService(judge.build(), self.images), services, reward)
+        self.renderer = RenderService(renderer.build(), self.images) if renderer is not None else None
 
     async def picture(self, attempt: Attempt, seed: int) -> ImageRef:
         """Return the picture of an attempt."""
@@ -217,34 +113,87 @@ class Bench:
 
 
 async def measure(bench: Bench, cases: Sequence[Case]) -> dict[str, Scores]:
-    """Return the scores of every kind of attempts on every case; a picture's seed is the case's number plus one."""
+    """Return the scores of every kind of attempts on every case.
+
+    A picture's seed is the case's number plus one, and the words of all kinds are drawn from the same seed.
+    """
     found = {name: Scores() for name in KINDS}
     for number, case in enumerate(cases):
-        attempts = [kind(case, random.Random(f"{number}:{name}"), bench.library) for name, kind in KINDS.items()]
-        pictures = await asyncio.gather(*(bench.picture(attempt, number + 1) for attempt in attempts))
+        attempts = [kind(case, random.Random(str(number)), bench.library) for kind in KINDS.values()]
+        drawn = (bench.picture(attempt, number + 1) for attempt in attempts)
+        pictures = await asyncio.gather(*drawn, return_exceptions=True)
         for own, attempt, picture in zip(found.values(), attempts, pictures, strict=True):
-            reward, parts = await bench.scored(case, attempt, picture)
-            own.pictures.append(picture)
-            own.rewards.append(reward)
-            for part in {*own.components, *parts}:
-                own.components.setdefault(part, [None] * number).append(parts.get(part))
+            await _add(own, bench, case, attempt, picture)
         say(f"{number + 1} of {len(cases)} requests")
     return found
 
 
-def differences(scores: Mapping[str, Scores]) -> dict[str, dict[str, Interval | float]]:
-    """Return, for each kind of attempts, its mean reward, and how far the teacher's program lies above it in everything."""
-    first, table = scores[TEACHER], {}
+async def _add(own: Scores, bench: Bench, case: Case, attempt: Attempt, picture: ImageRef | BaseException) -> None:
+    """Add what one attempt got; an outside part that failed leaves it without a reward."""
+    parts: dict[str, float] = {}
+    reward = None
+    try:
+        if isinstance(picture, BaseException):
+            raise picture
+        reward, parts = await bench.scored(case, attempt, picture)
+    except InfraFailure as failure:
+        own.failures.append(f"{case.request.id}: {failure}")
+    done = len(own.rewards)
+    own.pictures.append(None if isinstance(picture, BaseException) else picture)
+    own.rewards.append(reward)
+    for part in {*own.components, *parts}:
+        own.components.setdefault(part, [None] * done).append(parts.get(part))
+
+
+def differences(cases: Sequence[Case], scores: Mapping[str, Scores]) -> dict[str, dict[str, Interval | float | None]]:
+    """Return, for each kind of attempts, its reward, and how far the teacher's program lies above it in everything.
+
+    Figures are means over the entities of the requests. Intervals resample entities, then requests of each: a flag or a
+    fact is as hard in one request as in the next. None where nothing was measured.
+    """
+    first, entities = scores[TEACHER], [case.entity for case in cases]
+    table: dict[str, dict[str, Interval | float | None]] = {}
     for name, own in scores.items():
-        row: dict[str, Interval | float] = {"reward": sum(own.rewards) / len(own.rewards)}
+        row: dict[str, Interval | float | None] = {"reward": _by_entity(entities, own.rewards)}
         if name != TEACHER:
-            row["wins"] = sum(a > b for a, b in zip(first.rewards, own.rewards, strict=True)) / len(own.rewards)
-            row["teacher - it: reward"] = paired_interval(own.rewards, first.rewards, seed=0)
-            for part, values in own.components.items():
-                pairs = [(v, t) for v, t in zip(values, first.components[part], strict=True) if None not in (v, t)]
-                row[f"teacher - it: {part}"] = paired_interval(*zip(*pairs, strict=True), seed=0)
+            gains = _gains(own.rewards, first.rewards)
+            known = [gain for gain in gains if gain is not None]
+            row["wins"] = sum(gain > 0 for gain in known) / len(known) if known else None
+            row["teacher - it: reward"] = _by_entity(entities, gains)
+            for part, values in sorted(own.components.items()):
+                better = _gains(values, first.components.get(part, [None] * len(values)))
+                row[f"teacher - it: {part}"] = _by_entity(entities, better)
+        row["failures"] = float(len(own.failures))
         table[name] = row
     return table
+
+
+def _gains(values: Sequence[float | None], teacher: Sequence[float | None]) -> list[float | None]:
+    return [None if a is None or b is None else b - a for a, b in zip(values, teacher, strict=True)]
+
+
+def _by_entity(entities: Sequence[str], values: Sequence[float | None]) -> Interval | None:
+    groups: dict[str, list[float]] = {}
+    for entity, value in zip(entities, values, strict=True):
+        if value is not None:
+            groups.setdefault(entity, []).append(value)
+    return grouped_interval(list(groups.values()), seed=0, samples=SAMPLES) if groups else None
+
+
+def spread(scores: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, by kind and component, three quantiles of the values from 0 to 1, and the share at each end of the range.
+
+    The ranges of the judges are chosen by this: a value outside of its range counts as the end.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, own in scores.items():
+        for part, values in sorted(own.components.items()):
+            known = np.array([value for value in values if value is not None])
+            if known.size:
+                low, middle, high = (float(value) for value in np.quantile(known, (0.05, 0.5, 0.95)))
+                ends = {"at 0": float((known <= 0).mean()), "at 1": float((known >= 1).mean())}
+                found.setdefault(name, {})[part] = {"5%": low, "50%": middle, "95%": high, **ends}
+    return found
 
 
 def paired(
@@ -252,7 +201,8 @@ def paired(
 ) -> tuple[PillowImage, list[dict[str, Any]]]:
     """Return a sheet, two pictures and the truth of each request under its number and words, and the better by reward.
 
-    The two are drawn from two kinds of programs, chosen at random.
+    The two are drawn at random from two kinds of programs for the request itself (`NEAR`): none is altogether wrong. A
+    request with fewer than two measured programs has no pair.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -261,64 +211,58 @@ def paired(
     sheet = Image.new("RGB", (2 * wide, (len(cases) + 1) // 2 * high), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for number, case in enumerate(cases):
+        measured = [
+            (name, picture, reward)
+            for name in NEAR
+            if (picture := scores[name].pictures[number]) and (reward := scores[name].rewards[number]) is not None
+        ]
+        if len(measured) < 2:
+            continue
         left, top = number % 2 * wide, number // 2 * high
         pen.text((left + 4, top + 4), f"{number + 1}. {case.request.meta['truth_caption']}", fill="black", font=font)
-        chosen = [scores[name] for name in random.Random(f"pair {number}").sample(PROGRAMS, 2)]
-        shown = [images.get(one.pictures[number]) for one in chosen] + [case.truth]
+        chosen = random.Random(f"pair {number}").sample(measured, 2)
+        shown = [images.get(picture) for _, picture, _ in chosen] + [case.truth]
         for data, across in zip(shown, (4, side + 20, 2 * side + 60), strict=True):
             picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(picture, (left + across, top + 24))
-        one, other = (scores.rewards[number] for scores in chosen)
-        better = "left" if one > other else "right" if other > one else "neither"
-        order.append({"pair": number + 1, "better": better, "rewards": [one, other]})
+        kinds, rewards = [name for name, _, _ in chosen], [reward for _, _, reward in chosen]
+        gap = rewards[0] - rewards[1]
+        better = "neither" if abs(gap) <= TIE else "left" if gap > 0 else "right"
+        order.append({"pair": number + 1, "better": better, "rewards": rewards, "kinds": kinds})
     return sheet, order
 
 
-def read_cases(rows: Path, count: int, seed: int) -> list[Case]:
-    """Return random requests of a file of rows with their truths; of each, the scene of another as well."""
-    read = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+def files_of(config: RunConfig, part: str) -> list[Path]:
+    """Return the files of requests of a part of a configuration.
+
+    Raises:
+        UserFault: where the requests of the configuration are in no files.
+    """
+    named = config.requests.config.get(PARTS[part])
+    if not named:
+        raise UserFault(f"requests.config.{PARTS[part]}: the configuration names no files of the part {part}")
+    return [Path(path) for path in named]
+
+
+def read_cases(files: Sequence[Path], count: int, seed: int) -> list[Case]:
+    """Return random requests of files of rows with their truths; of each, the scene of another as well."""
+    read = [(file, json.loads(line)) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     chosen = random.Random(seed).sample(read, min(count, len(read)))
-    scenes = [Scene.model_validate(row["meta"]["scene"]) for row in chosen]
+    scenes = [Scene.model_validate(row["meta"]["scene"]) for _, row in chosen]
     return [
         Case(
             Request(id=row["id"], prompt=row["prompt"], eval_type=EvalType(row["eval_type"]), meta=row["meta"]),
             scenes[i],
-            (rows.parent / row["gt_image"]).read_bytes(),
+            (file.parent / row["gt_image"]).read_bytes(),
             scenes[(i + 1) % len(scenes)],
         )
-        for i, row in enumerate(chosen)
+        for i, (file, row) in enumerate(chosen)
     ]
 
 
-def png(picture: PillowImage) -> bytes:
-    """Return a picture as PNG."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _program(scene: Scene, rng: random.Random, library: PictureLibrary, omit: Sequence[Part] = ()) -> Attempt:
-    kind, id = _reference(scene, library)
-    return Attempt(describe(scene, rng, kind, omit), id, scene)
-
-
-def _reference(scene: Scene, library: PictureLibrary) -> tuple[Reference, str]:
-    """Return what the first reference of a scene's program is, and its id: the flag, else the subject."""
-    if scene.flag is not None:
-        return "flag", library.flags[scene.flag].id
-    assert flag_code(scene.subject) is None, "a subject is no flag"
-    return "subject", scene.subject
-
-
-def _plain(color: str | tuple[int, int, int]) -> PillowImage:
-    from PIL import Image
-
-    return Image.new("RGB", (SIDE, SIDE), color)
-
-
-def report(scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
+def report(cases: Sequence[Case], scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
     """Print the differences, and return them for a JSON file."""
-    table = differences(scores)
+    table = differences(cases, scores)
     for name, row in table.items():
         print(f"{name}: {'; '.join(f'{key} {_told(value)}' for key, value in row.items())}")
     return {
@@ -327,10 +271,10 @@ def report(scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _told(value: Interval | float) -> str:
+def _told(value: Interval | float | None) -> str:
     if isinstance(value, Interval):
         return f"{value.mean:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
-    return f"{value:.3f}"
+    return "none" if value is None else f"{value:.3f}"
 
 
 def main() -> None:
@@ -338,9 +282,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.small_reward", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("rows", type=Path, help="a file of requests that `genevolve small setup` wrote")
+    parser.add_argument("--config", default="small", help="a preset or a YAML file, as for `genevolve evolve`")
     parser.add_argument(
-        "--config", type=Path, required=True, help="YAML with judge, reward and, with --rendered, renderer"
+        "--part", choices=list(PARTS), default="validation", help="test: after ranges and weights are chosen, once"
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="JSON file of the report; pairs.png and order.json are beside it"
@@ -351,16 +295,28 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20, metavar="N", help="pairs of the sheet")
     parsed = parser.parse_args()
     prepare_process(1)
-    config = yaml.safe_load(parsed.config.read_text(encoding="utf-8"))
-    bench = Bench(config, PictureLibrary.installed(), rendered=parsed.rendered)
-    cases = read_cases(parsed.rows, parsed.requests, parsed.seed)
+    config = load_config(parsed.config)
+    cases = read_cases(files_of(config, parsed.part), parsed.requests, parsed.seed)
+    renderer = config.renderer if parsed.rendered else None
+    bench = Bench(PictureLibrary.installed(), config.judge, config.reward, config.judges, renderer)
     parsed.out.parent.mkdir(parents=True, exist_ok=True)
     scores = asyncio.run(measure(bench, cases))
     sheet, order = paired(bench.images, cases[: parsed.pairs], scores)
     sheet.save(parsed.out.with_name("pairs.png"))
-    parsed.out.with_name("order.json").write_text(json.dumps(order, indent=1) + "\n", encoding="utf-8")
-    found = {"requests": len(cases), "kinds": report(scores)}
-    parsed.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    entities = len({case.entity for case in cases})
+    print(f"part {parsed.part}: {len(cases)} requests about {entities} entities")
+    found: dict[str, Any] = {"part": parsed.part, "requests": len(cases), "entities": entities}
+    found["pictures"] = f"rendered: {config.renderer.type} {config.renderer.config}" if parsed.rendered else "composed"
+    found["kinds"] = report(cases, scores)
+    found["failures"] = {name: own.failures for name, own in scores.items() if own.failures}
+    if parsed.part == "validation":
+        found["spread"] = spread(scores)
+    _write(parsed.out.with_name("order.json"), {"rule": TIE_RULE, "pairs": order})
+    _write(parsed.out, found)
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
