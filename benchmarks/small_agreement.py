@@ -2,10 +2,13 @@
 
     python -m benchmarks.small_agreement runs/small/image_text --requests 60
 
-It is known for composed scenes, by the number of points in which a scene differs from the wanted one, and for the embedded world,
-whose judge measures pixels. That world's pictures are foreign to the model: it has learned from other drawings.
+It is known for composed scenes, by the number of points in which a scene differs from the wanted one, and for the embedded
+world, whose judge measures pixels. Composed scenes are the distribution that the model of `small` is trained on, subjects and
+flags included: agreement there says that the training worked, not how the model does on other pictures. The embedded world's
+pictures are foreign to it. Two of the six there are anchors (the truth drawn anew, another truth), which any measure tells
+apart; the figure for rendered pictures leaves them out.
 
-Shape legend: M requests, P pictures of a request, D = 2 P columns, B bootstrap samples.
+Shape legend: M requests, P pictures of a request.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +38,49 @@ from genevolve_ray.judges.alignment_judge import AlignmentJudge, AlignmentJudgeC
 from genevolve_ray.judges.likeness_judge import LikenessJudge, LikenessJudgeConfig
 from genevolve_ray.judges.protocol import Judge
 from genevolve_ray.records.images import MemoryImages
-from genevolve_ray.records.intervals import Interval, resampled_intervals
+from genevolve_ray.records.intervals import Interval, grouped_interval, percentile_interval
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.verdict import ScoreFormula, kscore
+from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import compose
-from genevolve_ray.small.training.shots import POINTS, altered, drawn_scene, plain_words
+from genevolve_ray.small.scene import Scene, compose
+from genevolve_ray.small.training.shots import POINTS, Point, altered, drawn_scene, plain_words
 
 PICTURES = 6
 """Pictures of a request."""
-Asked = tuple[Request, bytes, list[tuple[bytes, float]]]
-"""A request, its truth, and pictures with the score that is known of each."""
+ANCHORS = 2
+"""Pictures of a request of the embedded world that its renderer did not draw; they come first."""
+SAMPLES = 500
+"""Bootstrap samples of an interval."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Hold a request, its truth, and pictures with the score that is known of each."""
+
+    request: Request
+    truth: bytes
+    pictures: list[tuple[bytes, float]]
+    entity: str
+    """What the request is about; requests about one entity are not independent."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Hold rank correlations of known scores with those of a judge.
+
+    Attributes:
+        over: Spearman's rho over all pictures.
+        within: the mean of rho within requests; 0 for a request whose pictures the judge does not tell apart.
+        left_out: requests whose known scores are all equal; they have no rho.
+        ties: share of the pairs of pictures of a request whose known scores are equal.
+    """
+
+    over: Interval | None
+    within: Interval | None
+    left_out: int
+    ties: float
 
 
 def composed(count: int, library: PictureLibrary) -> list[Asked]:
@@ -59,10 +94,20 @@ def composed(count: int, library: PictureLibrary) -> list[Asked]:
         for wrong in range(PICTURES):
             other = scene
             for point in rng.sample(POINTS, wrong):
-                other = altered(other, point, rng, library)
+                other = _altered(other, point, rng, library)
             pictures.append((png(compose(other, library, seed=wrong + 1)), -float(wrong)))
-        found.append((request, png(compose(scene, library)), pictures))
+        found.append(Asked(request, png(compose(scene, library)), pictures, scene.subject))
     return found
+
+
+def _altered(scene: Scene, point: Point, rng: random.Random, library: PictureLibrary) -> Scene:
+    """Return a scene that visibly differs in one point: several countries have the same flag, or nearly."""
+    other = altered(scene, point, rng, library)
+    if point == "background" and scene.flag is not None:
+        alike = alike_flags(library, library.flags)[scene.flag]
+        while other.flag in alike:
+            other = altered(scene, point, rng, library)
+    return other
 
 
 async def embedded(count: int) -> list[Asked]:
@@ -85,41 +130,61 @@ async def embedded(count: int) -> list[Asked]:
         for picture in drawn:
             verdict = await judge.judge(request, picture, truth, program, [])
             pictures.append((picture, kscore(verdict.image, ScoreFormula.PAPER)))
-        found.append((request, truth, pictures))
+        found.append(Asked(request, truth, pictures, scenes[0].parts[0].name))
     return found
 
 
 async def scored(judge: Judge, component: str, asked: Sequence[Asked]) -> NDArray[np.float64]:
-    """Return float64[M, D]: of each request the known scores of its pictures, then those of a judge."""
+    """Return float64[M, P, 2]: of each picture the known score and that of a judge."""
     program, rows = Program(gen_prompt="nothing", reference_images=()), []
-    for request, truth, pictures in asked:
-        verdicts = [await judge.judge(request, picture, truth, program, []) for picture, _ in pictures]
+    for one in asked:
+        verdicts = [await judge.judge(one.request, picture, one.truth, program, []) for picture, _ in one.pictures]
         own = [verdict.components[component].value for verdict in verdicts]  # type: ignore[union-attr]
-        rows.append([known for _, known in pictures] + own)
+        rows.append([(known, score) for (_, known), score in zip(one.pictures, own, strict=True)])
     return np.array(rows)
 
 
-def correlations(rows_M_D: NDArray[np.float64]) -> tuple[Interval | None, Interval | None]:
-    """Return Spearman's rho over all pictures, and its mean within requests; intervals resample requests."""
-    over, within = resampled_intervals(rows_M_D, _rhos, seed=0, samples=500)
-    return over, within
+def correlations(scores_M_P: NDArray[np.float64], entities: Sequence[str]) -> Agreement:
+    """Return the correlations of known scores with a judge's, float64[M, P, 2], of requests about M entities.
+
+    Intervals resample entities: with all their requests for rho over all pictures, then the requests of each for the mean
+    within requests, which is a mean over entities.
+    """
+    known, own = scores_M_P[..., 0], scores_M_P[..., 1]
+    groups: dict[str, list[int]] = {}
+    for row, entity in enumerate(entities):
+        groups.setdefault(entity, []).append(row)
+    rhos = [_spearman(*pair) for pair in zip(known, own, strict=True)]
+    kept = [[rho for row in rows if (rho := rhos[row]) is not None] for rows in groups.values()]
+    within = [group for group in kept if group]
+    first, second = np.triu_indices(known.shape[1], 1)
+    return Agreement(
+        over=_over(known, own, list(groups.values())),
+        within=grouped_interval(within, seed=0, samples=SAMPLES) if within else None,
+        left_out=rhos.count(None),
+        ties=float((known[:, first] == known[:, second]).mean()),
+    )
 
 
-def _rhos(drawn_B_M_D: NDArray[np.float64]) -> NDArray[np.float64]:
-    known, own = np.split(drawn_B_M_D, 2, axis=2)
-    within_B_M = _spearman(known, own)
-    over_B = _spearman(known.reshape(len(known), -1), own.reshape(len(own), -1))
-    return np.stack([over_B, np.nanmean(within_B_M, axis=1)], axis=1)
+def _over(known: NDArray[np.float64], own: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> Interval | None:
+    """Return Spearman's rho over all pictures, with an interval that resamples groups of rows."""
+    rho, rng, drawn = _spearman(known, own), np.random.default_rng(0), []
+    for _ in range(SAMPLES):
+        rows = [row for group in rng.integers(len(groups), size=len(groups)) for row in groups[group]]
+        drawn.append(_spearman(known[rows], own[rows]))
+    found = np.array([value for value in drawn if value is not None])
+    return percentile_interval(rho, found) if rho is not None else None
 
 
-def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Spearman's rho along the last axis, NaN where one of the two does not vary."""
+def _spearman(known: NDArray[np.float64], own: NDArray[np.float64]) -> float | None:
+    """Return Spearman's rho; None where no order is known, 0 where the judge gives all the same score."""
     from scipy.stats import rankdata
 
-    ranks = [rankdata(each, axis=-1) for each in (one, other)]
-    first, second = (each - each.mean(axis=-1, keepdims=True) for each in ranks)
-    size = np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
-    return np.divide((first * second).sum(axis=-1), size, out=np.full(size.shape, np.nan), where=size > 0)
+    first, second = (ranks - ranks.mean() for ranks in (rankdata(known), rankdata(own)))
+    if not first.any():
+        return None
+    size = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / size if size else 0.0
 
 
 async def work(model: str, count: int) -> dict[str, dict[str, Any]]:
@@ -129,14 +194,25 @@ async def work(model: str, count: int) -> dict[str, dict[str, Any]]:
         "likeness": LikenessJudge(LikenessJudgeConfig.model_validate(wide)),
         "alignment": AlignmentJudge(AlignmentJudgeConfig.model_validate(wide)),
     }
-    kinds = {"composed scenes": composed(count, PictureLibrary.installed()), "the atlas": await embedded(count)}
     table: dict[str, dict[str, Any]] = {}
-    for kind, asked in kinds.items():
-        for name, judge in judges.items():
-            over, within = correlations(await scored(judge, name, asked))
-            say(f"{kind}, {name}: over all pictures {_told(over)}, within requests {_told(within)}")
-            told = {"over": over and over.model_dump(), "within": within and within.model_dump()}
-            table.setdefault(kind, {})[name] = told
+
+    def tell(kind: str, name: str, scores_M_P: NDArray[np.float64], asked: Sequence[Asked]) -> None:
+        entities = [one.entity for one in asked]
+        found = correlations(scores_M_P, entities)
+        say(
+            f"{kind}, {name}: over all pictures {_told(found.over)}, within requests {_told(found.within)}; "
+            f"{len(set(entities))} entities, {found.left_out} of {len(asked)} requests left out, ties {found.ties:.0%}"
+        )
+        row = table.setdefault(kind, {"requests": len(asked), "entities": len(set(entities)), "ties": found.ties})
+        row["left out"] = found.left_out
+        row[name] = {key: one and one.model_dump() for key, one in (("over", found.over), ("within", found.within))}
+
+    scenes, foreign = composed(count, PictureLibrary.installed()), await embedded(count)
+    for name, judge in judges.items():
+        tell("composed scenes (as in training)", name, await scored(judge, name, scenes), scenes)
+        scores_M_P = await scored(judge, name, foreign)
+        tell("the atlas, anchors included", name, scores_M_P, foreign)
+        tell("the atlas, rendered pictures alone", name, scores_M_P[:, ANCHORS:], foreign)
     return table
 
 

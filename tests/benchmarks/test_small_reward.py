@@ -166,14 +166,29 @@ def test_parts_of_requests_are_those_of_the_configuration() -> None:
 
 def test_rank_correlations_are_over_all_pictures_and_within_requests() -> None:
     # Within each request the order is right; the second request as a whole is scored too low.
-    rows = np.array([[1.0, 2, 3, 0.7, 0.8, 0.9], [4.0, 5, 6, 0.1, 0.2, 0.3]])
-    over, within = correlations(np.tile(rows, (10, 1)))
-    assert within is not None and (within.mean, within.low) == (1, 1)
-    assert over is not None and over.mean < 0
+    rows = np.array([[(1.0, 0.7), (2.0, 0.8), (3.0, 0.9)], [(4.0, 0.1), (5.0, 0.2), (6.0, 0.3)]])
+    found = correlations(np.tile(rows, (10, 1, 1)), [str(number) for number in range(20)])
+    assert found.within is not None and (found.within.mean, found.within.low) == (1, 1)
+    assert found.over is not None and found.over.mean < 0
+    assert (found.left_out, found.ties) == (0, 0)
+
+
+def test_a_judge_that_says_the_same_of_all_agrees_with_nothing() -> None:
+    right, same, unknown = [(1.0, 0.1), (2.0, 0.2)], [(1.0, 0.5), (2.0, 0.5)], [(3.0, 0.1), (3.0, 0.2)]
+    found = correlations(np.array([right, same, unknown]), ["a", "b", "c"])
+    assert found.within is not None and found.within.mean == 0.5
+    assert found.left_out == 1 and found.ties == pytest.approx(1 / 3)
+
+
+def test_requests_about_one_entity_are_drawn_together() -> None:
+    right, wrong = [(1.0, 0.1), (2.0, 0.2)], [(1.0, 0.2), (2.0, 0.1)]
+    found = correlations(np.array([right] * 9 + [wrong]), ["a"] * 9 + ["b"])
+    assert found.within == Interval(mean=0, low=-1, high=1)
 
 
 async def test_known_scores_of_composed_scenes_agree_with_pixels(library: PictureLibrary) -> None:
     asked = composed(4, library)
-    assert [[known for _, known in pictures] for _, _, pictures in asked] == [[0, -1, -2, -3, -4, -5]] * 4
-    _, within = correlations(await scored(NearPixels(Config()), "near", asked))
+    assert [[known for _, known in one.pictures] for one in asked] == [[0, -1, -2, -3, -4, -5]] * 4
+    scores = await scored(NearPixels(Config()), "near", asked)
+    within = correlations(scores, [one.entity for one in asked]).within
     assert within is not None and within.mean > 0.3
