@@ -159,6 +159,7 @@ def differences(cases: Sequence[Case], scores: Mapping[str, Scores]) -> dict[str
             gains = _gains(own.rewards, first.rewards)
             known = [gain for gain in gains if gain is not None]
             row["wins"] = sum(gain > 0 for gain in known) / len(known) if known else None
+            row["ties"] = sum(gain == 0 for gain in known) / len(known) if known else None
             row["teacher - it: reward"] = _by_entity(entities, gains)
             for part, values in sorted(own.components.items()):
                 better = _gains(values, first.components.get(part, [None] * len(values)))

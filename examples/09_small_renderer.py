@@ -21,6 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from genevolve_ray.config import load_config
 from genevolve_ray.renderers.diffusers import DiffusersRenderer
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig
 from genevolve_ray.small.parts import locate
@@ -66,9 +67,8 @@ def told(what: str, done: int, total: int) -> None:
 
 async def draw(folder: Path, library: PictureLibrary, out: Path) -> None:
     """Draw every scene beside its reference, as a run would, and save the page."""
-    config = DiffusersConfig(
-        model=str(folder), width=64, height=64, steps=20, guidance_scale=3, options={"image_guidance_scale": 1.5}
-    )
+    # Size, steps and guidance are those of the preset `small`.
+    config = DiffusersConfig.model_validate({**load_config("small").renderer.config, "model": str(folder)})
     renderer, page = DiffusersRenderer(config), Image.new("RGB", (len(SCENES) * 132, 264), "white")
     ids = {subject.name: subject.id for subject in library.subjects.values()}
     for i, (prompt, name) in enumerate(SCENES):
