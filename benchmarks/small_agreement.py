@@ -45,7 +45,8 @@ from genevolve_ray.records.verdict import ScoreFormula, kscore
 from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import Scene, compose
-from genevolve_ray.small.training.shots import POINTS, Point, altered, drawn_scene, plain_words
+from genevolve_ray.small.training.shots import POINTS, Point, altered, drawn_scene
+from genevolve_ray.small.wording import plain_words
 
 PICTURES = 6
 """Pictures of a request."""

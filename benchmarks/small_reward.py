@@ -224,8 +224,8 @@ def paired(
         chosen = random.Random(f"pair {number}").sample(measured, 2)
         shown = [images.get(picture) for _, picture, _ in chosen] + [case.truth]
         for data, across in zip(shown, (4, side + 20, 2 * side + 60), strict=True):
-            picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(picture, (left + across, top + 24))
+            large = Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(large, (left + across, top + 24))
         kinds, rewards = [name for name, _, _ in chosen], [reward for _, _, reward in chosen]
         gap = rewards[0] - rewards[1]
         better = "neither" if abs(gap) <= TIE else "left" if gap > 0 else "right"

@@ -81,7 +81,7 @@ def test_the_renderer_is_measured_as_a_run_uses_it() -> None:
     assert config.steps == spec["steps"] and config.guidance_scale == spec["guidance_scale"]
     assert config.options == spec["options"] and config.model == spec["model"]
     assert settings("small", None, 5.0, 2.0).options["image_guidance_scale"] == 2
-    with pytest.raises(UserFault, match="renderer.type='atlas'"):
+    with pytest.raises(UserFault, match="renderer.type=.*AtlasRenderer"):
         settings("atlas", None, None, None)
 
 

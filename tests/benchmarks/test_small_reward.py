@@ -133,9 +133,8 @@ async def test_a_picture_that_fails_costs_its_attempt_alone(
 def test_intervals_resample_entities(cases: list[Case]) -> None:
     # Nine requests about one entity gain nothing, one about another gains 1: the interval holds both ends.
     one, other = (next(case for case in cases if case.entity == name) for name in ("FR", "JP"))
-    zeros = Scores(rewards=[0.0] * 10)
-    gains = Scores(rewards=[0.0] * 9 + [1.0])
-    row = differences([one] * 9 + [other], {TEACHER: gains, "poor": zeros})["poor"]
+    poor, good = Scores(rewards=[0.0 for _ in range(10)]), Scores(rewards=[*(0.0 for _ in range(9)), 1.0])
+    row = differences([one] * 9 + [other], {TEACHER: good, "poor": poor})["poor"]
     gain = row["teacher - it: reward"]
     assert isinstance(gain, Interval) and (gain.mean, gain.low, gain.high) == (0.5, 0, 1)
 
