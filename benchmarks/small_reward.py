@@ -307,7 +307,7 @@ def main() -> None:
     entities = len({case.entity for case in cases})
     print(f"part {parsed.part}: {len(cases)} requests about {entities} entities")
     found: dict[str, Any] = {"part": parsed.part, "requests": len(cases), "entities": entities}
-    found["pictures"] = f"rendered: {config.renderer.type} {config.renderer.config}" if parsed.rendered else "composed"
+    found["renderer"] = renderer and {"type": renderer.type, "config": renderer.config}
     found["kinds"] = report(cases, scores)
     found["failures"] = {name: own.failures for name, own in scores.items() if own.failures}
     if parsed.part == "validation":
