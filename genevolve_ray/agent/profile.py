@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from genevolve_ray.agent import wire
+from genevolve_ray.agent.messages import SHORT_MESSAGES, Messages
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormat, Experience
 from genevolve_ray.records.texts import IMAGE_MARK, load_text
@@ -37,47 +38,6 @@ PUBLISHED_MARK = "/published"
 def filled(text: str, **fields: object) -> str:
     """Return a text with the named fields in braces filled in; other braces stay, as those of JSON."""
     return re.sub(r"\{(\w+)\}", lambda found: str(fields.get(found[1], found[0])), text)
-
-
-class Messages(Config):
-    """Hold the runtime's messages to the policy; a known field in braces is filled in, other braces stay."""
-
-    format_error: str = (
-        "Format error: {detail}. Nothing was carried out. Think inside <think></think>, then write exactly one "
-        "<tool_call>{...}</tool_call> or one <answer>{...}</answer>, and nothing after it."
-    )
-    """Answer to a turn without an action that can be read; field `detail`."""
-    too_long: str = (
-        "Too long: the turn was cut off after {limit} tokens and nothing was carried out. "
-        "Think briefly and give one action."
-    )
-    """Answer to a turn that the token limit cut off; field `limit`."""
-    bad_arguments: str = "Bad arguments for {name}: {detail}"
-    """Answer to a call with arguments that its tool does not take; fields `name` and `detail`."""
-    unknown_tool: str = "There is no tool named {name}. The tools are: {names}."
-    """Answer to a call of a tool that does not exist; fields `name` and `names`."""
-    unknown_skill: str = ""
-    """Answer to a query for a skill that does not exist, fields `name` and `names`; empty: that of bad arguments."""
-    no_queries: str = "[search] empty queries"
-    """Observation of a text search without queries, where `answers` is `published`."""
-    blank_queries: str = "[search] no results"
-    """Observation of a text search whose queries are all blank, where `answers` is `published`."""
-    outage: str = ""
-    """Reason that is shown for a query which the source could not answer; empty: the tool's own."""
-    tool_limit: str = "Not carried out: all {limit} tool calls are used. Give the <answer> from what you have."
-    """Answer to a call beyond the limit, or in the last turn; field `limit`."""
-    final_step: str = "Final step: tools are closed now. Reply with the <answer> and nothing else."
-    """Announcement of the last turn."""
-
-
-SHORT_MESSAGES = Messages(
-    format_error="format error",
-    too_long="too long",
-    bad_arguments="bad arguments",
-    unknown_tool="unknown tool",
-    tool_limit="no calls left",
-    final_step="final step",
-)
 
 
 class ProfileSampling(Config):

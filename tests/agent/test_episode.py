@@ -10,7 +10,8 @@ from agent_fakes import CHATML, SEARCH_IMAGES, ScriptedEngine, answer, byte_toke
 from fake_sources import FakeSource
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.profile import PROFILES, SHORT_MESSAGES, ProtocolProfile
+from genevolve_ray.agent.messages import SHORT_MESSAGES
+from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import SpanKind
