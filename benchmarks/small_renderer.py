@@ -24,7 +24,7 @@ import numpy as np
 from genevolve_ray.renderers.diffusers import DiffusersRenderer
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import Part, Reference, describe
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ CONDITIONS: dict[str, tuple[str, tuple[Part, ...]]] = {
 class Trial:
     """Hold a scene, what its right reference is, and another scene with a wrong one."""
 
-    scene: Scene
+    scene: SmallScene
     kind: Reference
     right: str
     wrong: str
@@ -73,7 +73,7 @@ def trials(library: PictureLibrary, number: int) -> list[Trial]:
         kind: Reference = "flag" if i % 2 else "subject"
         flag, other_flag = rng.sample(flags, 2)
         subject, other_subject = rng.sample(rare, 2)
-        scene = Scene(
+        scene = SmallScene(
             subject=rng.choice(common) if kind == "flag" else subject,
             count=1 + i // 2 % 4,
             background=flag if kind == "flag" else rng.choice(list(COLORS)),
@@ -98,7 +98,7 @@ async def render(renderer: DiffusersRenderer, library: PictureLibrary, these: Se
     return drawn
 
 
-def told(library: PictureLibrary, picture: Any, scenes: Sequence[Scene]) -> int:
+def told(library: PictureLibrary, picture: Any, scenes: Sequence[SmallScene]) -> int:
     """Return the position of the scene that is nearest to a picture in mean absolute difference of pixels."""
     distances = []
     for scene in scenes:
@@ -107,7 +107,7 @@ def told(library: PictureLibrary, picture: Any, scenes: Sequence[Scene]) -> int:
     return int(np.argmin(distances))
 
 
-def alternatives(library: PictureLibrary, trial: Trial, i: int) -> dict[str, list[Scene]]:
+def alternatives(library: PictureLibrary, trial: Trial, i: int) -> dict[str, list[SmallScene]]:
     """Return, by part, the true scene first and scenes that differ from it in that part."""
     rng, scene = random.Random(f"{SEED}/others/{i}"), trial.scene
     rare = [s.id for s in library.subjects.values() if s.common == library.subjects[scene.subject].common]

@@ -33,7 +33,7 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import RewardConfig
 from genevolve_ray.small.pictures import PictureLibrary, flag_code
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import Part, Reference, describe
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class Case:
     """Hold a request, its scene, its truth, and a scene of another request."""
 
     request: Request
-    scene: Scene
+    scene: SmallScene
     truth: bytes
-    other: Scene
+    other: SmallScene
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Attempt:
 
     prompt: str = ""
     reference: str = ""
-    scene: Scene | None = None
+    scene: SmallScene | None = None
     picture: PillowImage | None = None
 
 
@@ -278,7 +278,7 @@ def read_cases(rows: Path, count: int, seed: int) -> list[Case]:
     """Return random requests of a file of rows with their truths; of each, the scene of another as well."""
     read = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     chosen = random.Random(seed).sample(read, min(count, len(read)))
-    scenes = [Scene.model_validate(row["meta"]["scene"]) for row in chosen]
+    scenes = [SmallScene.model_validate(row["meta"]["scene"]) for row in chosen]
     return [
         Case(
             Request(id=row["id"], prompt=row["prompt"], eval_type=EvalType(row["eval_type"]), meta=row["meta"]),
@@ -297,12 +297,12 @@ def png(picture: PillowImage) -> bytes:
     return buffer.getvalue()
 
 
-def _program(scene: Scene, rng: random.Random, library: PictureLibrary, omit: Sequence[Part] = ()) -> Attempt:
+def _program(scene: SmallScene, rng: random.Random, library: PictureLibrary, omit: Sequence[Part] = ()) -> Attempt:
     kind, id = _reference(scene, library)
     return Attempt(describe(scene, rng, kind, omit), id, scene)
 
 
-def _reference(scene: Scene, library: PictureLibrary) -> tuple[Reference, str]:
+def _reference(scene: SmallScene, library: PictureLibrary) -> tuple[Reference, str]:
     """Return what the first reference of a scene's program is, and its id: the flag, else the subject."""
     if scene.flag is not None:
         return "flag", library.flags[scene.flag].id
