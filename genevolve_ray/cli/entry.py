@@ -100,8 +100,17 @@ def demo(
     from genevolve_ray.config import load_config
 
     config = load_config(preset, [*([f"loop.steps={steps}"] if steps is not None else []), *(settings or [])])
-    folder = run or Path("runs") / ("demo" if preset == "atlas" else f"demo-{Path(preset).stem}")
-    demo_run(config, folder, cold_start=cold_start, in_process=in_process)
+    demo_run(config, run or _demo_folder(preset), cold_start=cold_start, in_process=in_process)
+
+
+def _demo_folder(preset: str) -> Path:
+    """Return where the demo of a preset or a file is written: no file shares the folder of the preset of its name."""
+    from genevolve_ray.evolution.layers import is_file
+
+    if is_file(preset):
+        path = Path(preset).absolute()
+        return Path("runs", f"demo-{path.parent.name}-{path.stem}")
+    return Path("runs", "demo" if preset == "atlas" else f"demo-{preset}")
 
 
 @app.command()

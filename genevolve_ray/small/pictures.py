@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from importlib.util import module_from_spec, spec_from_file_location
 from math import ceil, floor
 from pathlib import Path
 from types import ModuleType
@@ -235,11 +236,16 @@ def _rendered(source: str, side: int) -> PillowImage:
 
 @cache
 def _rasterizer() -> ModuleType:
-    """Return the library that draws SVG, imported after its files were found to be the pinned ones. Raises PartFault."""
-    locate("resvg")
-    import resvg_py
+    """Return the library that draws SVG, loaded from the file whose hash was compared. Raises PartFault.
 
-    return resvg_py
+    An import would search other folders first, and prefer other files beside this one.
+    """
+    place = locate("resvg") / "resvg_py.abi3.so"
+    spec = spec_from_file_location("resvg_py", place)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _on_white(picture: PillowImage) -> PillowImage:

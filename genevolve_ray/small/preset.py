@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,25 @@ def tools_config(root: Path) -> FolderToolsConfig:
     return FolderToolsConfig.model_validate(moved_values(preset_values()["tools"]["config"], root))
 
 
-def own_preset(out: Path) -> Path:
-    """Write OUT/small.yaml, which is the preset `small` over another folder, and return its path."""
+@dataclass(frozen=True)
+class OwnPreset:
+    """Name the preset `small` over another folder."""
+
+    path: Path
+    current: bool
+    """Whether its text is the one that is written; a user may have changed it."""
+
+
+def own_preset(out: Path) -> OwnPreset:
+    """Write OUT/small.yaml unless there is one: the preset `small` over another folder, which it names absolutely."""
     import yaml
 
-    changed = _differences(preset_values(), moved_values(preset_values(), out))
-    return write_bytes(out / "small.yaml", yaml.safe_dump({"extends": "small", **changed}, sort_keys=False).encode())
+    path = out / "small.yaml"
+    changed = _differences(preset_values(), moved_values(preset_values(), out.absolute()))
+    text = yaml.safe_dump({"extends": "small", **changed}, sort_keys=False).encode()
+    if path.exists():
+        return OwnPreset(path, path.read_bytes() == text)
+    return OwnPreset(write_bytes(path, text), True)
 
 
 def preset_values() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Requests of the world `small`: what is asked, the scene that answers, and its picture, in the published row format.
 
-Countries and rare subjects do not cross the parts train, validation and test; common subjects and colors are shared.
+Countries and rare subjects do not cross the parts train, validation and test, nor do flags that look nearly alike; common
+subjects and colors are shared.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +22,15 @@ from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.published.writers import request_values
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.clues import Clue, find_clues
 from genevolve_ray.small.corpus import Progress
 from genevolve_ray.small.factbook import Country
+from genevolve_ray.small.notices import write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import COLORS, Scene, compose
 from genevolve_ray.small.subjects import Subject, every_subject
-from genevolve_ray.small.wording import counted, names_of
+from genevolve_ray.small.wording import counted, names_of, plain_words
 
 Family = Literal["flag", "subject", "caption"]
 PARTS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -81,7 +84,7 @@ class Posed(Record):
     wish: Wish
     scene: Scene
     truth_caption: str
-    """The scene in words, with every fact resolved: for a judge that knows no facts."""
+    """The scene in the words that the image-text model learned, with every fact resolved: it knows no facts."""
 
     def request(self) -> Request:
         """Return the request as a run reads it; `meta` is for judges and teachers."""
@@ -113,7 +116,7 @@ def write_requests(
     side: int = SIDE,
     progress: Progress | None = None,
 ) -> str:
-    """Write `PART.jsonl` and `truths/ID.png` into a folder, and return the SHA-256 (hex) of the content.
+    """Write `PART.jsonl`, `truths/ID.png` and notices into a folder, and return the SHA-256 (hex) of the content.
 
     Rows are those of the published RL and bench files, for `data.requests.PublishedRequests`. `meta` holds `scene`, what
     the request says (`wish`), `truth_caption`, and `caption` where the picture should show letters.
@@ -145,6 +148,7 @@ def write_requests(
             if progress is not None:
                 progress("requests", done, total)
         write_bytes(out / f"{part}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    write_notices(out, "requests")
     return digest.hexdigest()
 
 
@@ -168,21 +172,36 @@ class WorldPart:
 
 
 def divide_world(library: PictureLibrary, countries: Sequence[Country], seed: int) -> dict[str, WorldPart]:
-    """Return the entities of each part: countries with a clue and a flag, and the rare subjects."""
+    """Return the entities of each part: sovereign countries with a clue and a flag, and the rare subjects.
+
+    A country whose flag looks like one of an earlier part (`small.alike`) is in no part: a policy would have seen the flag,
+    and its picture could not tell a right answer from a wrong one.
+    """
     clues: dict[str, list[Clue]] = {}
     for clue in find_clues(countries):
         clues.setdefault(clue.iso, []).append(clue)
-    by_code = {country.iso: country for country in countries if country.iso in library.flags and country.iso in clues}
+    by_code = {country.iso: country for country in countries if country.iso in library.flags and country.sovereign}
     rare = {subject.id: subject for subject in every_subject() if not subject.common}
-    lands, things = split_entities(list(by_code), seed, "countries"), split_entities(list(rare), seed, "subjects")
+    # Divided before any is left out, so that a change of the clues moves no country to another part.
+    lands = _told_apart(split_entities(list(by_code), seed, "countries"), alike_flags(library, by_code))
+    things = split_entities(list(rare), seed, "subjects")
     return {
         part: WorldPart(
-            countries=tuple(by_code[iso] for iso in lands[part]),
+            countries=tuple(by_code[iso] for iso in lands[part] if iso in clues),
             rare=tuple(rare[id] for id in things[part]),
-            clues={iso: clues[iso] for iso in lands[part]},
+            clues={iso: clues[iso] for iso in lands[part] if iso in clues},
         )
         for part in PARTS
     }
+
+
+def _told_apart(parts: Mapping[str, Sequence[str]], alike: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """Return parts without the names that resemble one of an earlier part."""
+    found: dict[str, list[str]] = {}
+    for part, names in parts.items():
+        before = {name for earlier in found.values() for name in earlier}
+        found[part] = [name for name in names if before.isdisjoint(alike[name])]
+    return found
 
 
 def split_entities(names: Sequence[str], seed: int, kind: str) -> dict[str, list[str]]:
@@ -282,18 +301,8 @@ def pose(id: str, family: Family, subject: Subject, wish: Wish, country: Country
         prompt=f"{text[0].upper()}{text[1:]}.",
         wish=wish,
         scene=scene,
-        truth_caption=_plainly(scene, shown, country),
+        truth_caption=plain_words(scene),
     )
-
-
-def _plainly(scene: Scene, shown: str, country: Country | None) -> str:
-    """Return a scene in plain words."""
-    behind = (
-        f"in front of the flag of {country.name}" if country else f"on {counted(scene.background, '', 1)} background"
-    )
-    text = f"{shown} {behind}"
-    text += f" with the caption {scene.caption}" if scene.caption else ""
-    return text + (" in black and white" if scene.style == "black-and-white" else "")
 
 
 def fact_of(country: Country, fact: str) -> str:

@@ -8,19 +8,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genevolve_ray.small.parts import PARTS, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import preset_values, tools_config
-from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork
-from genevolve_ray.small.weights import prebuilt_stages, trained_stages
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, world_code
+from genevolve_ray.small.weights import prebuilt_stages, trained_stages, unicode_input
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from genevolve_ray.experience.protocol import Embedder
+
+_EMBEDDED_AT_ONCE = 512
+"""Texts that are embedded before their vectors are written."""
 
 
 def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
@@ -35,13 +39,14 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "the installed parts have the pinned content",
             _check_parts,
             inputs={part.name: _pins(part.name) for part in PARTS},
+            always=True,
         ),
         SetupStage(
             "base",
             "SmolLM2-135M-Instruct in bfloat16",
             _convert_policy,
             needs=("parts",),
-            inputs=_inputs("1", "smollm2"),
+            inputs=_inputs("2", "smollm2"),
             license="Apache-2.0",
         ),
         SetupStage(
@@ -49,7 +54,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "all-MiniLM-L6-v2",
             _copy_embedder,
             needs=("parts",),
-            inputs=_inputs("1", "minilm"),
+            inputs=_inputs("2", "minilm"),
             license="Apache-2.0",
         ),
         SetupStage(
@@ -57,7 +62,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "facts of countries, and pictures for the image search",
             _write_corpus,
             needs=("parts",),
-            inputs=_inputs("1", "openmoji", "resvg", "factbook"),
+            inputs=_inputs("2", "openmoji", "resvg", "factbook") | unicode_input() | {"code": world_code()},
             license="public domain (texts), CC-BY-SA-4.0 (pictures)",
         ),
         SetupStage(
@@ -65,7 +70,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "requests with ground truths, split by entity",
             _write_requests,
             needs=("parts",),
-            inputs=_inputs("1", "openmoji", "resvg", "factbook"),
+            inputs=_inputs("2", "openmoji", "resvg", "factbook") | {"code": world_code()},
             license="CC-BY-SA-4.0 (pictures)",
         ),
         SetupStage(
@@ -155,7 +160,6 @@ async def _embed_corpus(work: StageWork) -> None:
     """Embed what the tools of the preset rank, so that a run finds all vectors in its cache."""
     from genevolve_ray.experience.factory import build_embedder
     from genevolve_ray.tools.folder.toolbox import ranked_texts, read_folder
-    from genevolve_ray.tools.folder.vectors import TextVectors
 
     config = tools_config(work.root)
     if config.embedder is None:
@@ -164,5 +168,22 @@ async def _embed_corpus(work: StageWork) -> None:
     total = sum(len(set(words)) for words in texts.values())
     embedder = CountedEmbedder(build_embedder(config.embedder), total, work.progress)
     for name, words in texts.items():
-        await TextVectors(words, embedder, work.kept, name).rows()
+        await embed_in_parts(words, embedder, work.kept, name)
     work.kept.rename(work.out)
+
+
+async def embed_in_parts(texts: Sequence[str], embedder: Embedder, folder: Path, name: str) -> None:
+    """Embed texts, and keep the vectors in a file of `folder` after each part, so that a killed call loses one part.
+
+    Raises:
+        OSError: when the file cannot be written. A run only warns, and embeds again at its next start.
+        InfraFailure: when the embedder is down.
+    """
+    from genevolve_ray.tools.folder.vectors import TextVectors
+
+    for end in range(_EMBEDDED_AT_ONCE, len(texts) + _EMBEDDED_AT_ONCE, _EMBEDDED_AT_ONCE):
+        begun = texts[:end]
+        vectors = TextVectors(begun, embedder, folder, name)
+        await vectors.rows()
+        if (kept := await vectors.kept()) < (wanted := len(set(begun))):
+            raise OSError(f"{folder}: {kept} of {wanted} embeddings of {name} could be written; is the disk full?")

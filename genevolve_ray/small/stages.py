@@ -6,7 +6,8 @@ inputs of a stage are its own (`SetupStage.inputs`) and the files of the stages 
 - A stage whose inputs and files are unchanged is kept.
 - A changed input makes the stage again. What depends on it follows only if the new files differ.
 - A stage works in OUT/.work/NAME, and its folder appears whole. What a killed stage left there is used by the next try
-  if the inputs are the same.
+  if the inputs are the same. What a stage has finished is never made again because it could not be recorded.
+- A folder that no setup recorded is never replaced, and files that were added to a recorded one are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -39,6 +41,11 @@ MANIFEST = "manifest.json"
 _WORK = ".work"
 _LOCK = ".lock"
 _INPUTS = "inputs.json"
+_MADE = "made.json"
+_RUN = "run.json"
+"""What a folder of a run holds."""
+_OF_THE_SETUP = ("parts", "preset", "setup", "stages", "weights")
+"""Modules that decide how things are made, and not what they hold."""
 _SHOWN = 5
 """Files that a message lists."""
 
@@ -115,6 +122,8 @@ class SetupStage:
     """What else it is made from, by name. A change makes the stage again."""
     license: str = ""
     """License of what it makes."""
+    always: bool = False
+    """Whether it runs at every call: it checks, and writes nothing."""
 
 
 class SetupScreen(Protocol):
@@ -166,7 +175,7 @@ class StagedSetup:
         return [stage for stage in self.stages.values() if stage.name in chosen]
 
     def run(self, screen: SetupScreen, names: Iterable[str] = (), *, check: bool = False) -> list[str]:
-        """Make the stages that are missing, changed or damaged, and return their names.
+        """Make the stages that are missing, changed or damaged, and return their names; those that only check run always.
 
         Args:
             screen: shows the progress.
@@ -174,16 +183,23 @@ class StagedSetup:
             check: also compare every file with its hash; otherwise only with its size.
 
         Raises:
-            SetupFault: for an unknown stage, or another setup in the same folder.
+            SetupFault: for an unknown stage, another setup in the same folder, and a folder that holds a run, or that no
+                setup made, where a stage writes.
         """
         wanted = self.wanted(names)
+        if (self.root / _RUN).exists():
+            raise SetupFault(f"small: {self.root} holds a run: name another folder by --out")
         done: list[str] = []
         with self._locked():
+            self.manifest = read_manifest(self.root)  # Another setup may have ended since it was read.
+            self._check_places(wanted)
+            if self.manifest.from_nothing != self.from_nothing:
+                self._record(self.manifest.stages)  # A call that continues a killed one goes the same way.
             for stage in wanted:
-                if why := self.outdated(stage, check=check):
-                    screen.begin(stage, why)
+                if stage.always or (why := self.outdated(stage, check=check)):
+                    screen.begin(stage, "at every call" if stage.always else why)
                     screen.end(stage, self._made(stage, screen))
-                    done.append(stage.name)
+                    done += [] if stage.always else [stage.name]
         return done
 
     def outdated(self, stage: SetupStage, *, check: bool = False) -> str:
@@ -201,26 +217,64 @@ class StagedSetup:
         made = self.manifest.stages
         return dict(stage.inputs) | {f"stage {need}": made[need].sha256 for need in stage.needs if need in made}
 
+    def _check_places(self, stages: Iterable[SetupStage]) -> None:
+        """Check that nothing lies where a stage writes unless a setup made it. Raises SetupFault naming it."""
+        foreign = [stage.name for stage in stages if self._is_foreign(stage.name)]
+        if foreign:
+            raise SetupFault(
+                f"small: {self.root} holds {', '.join(foreign)}, which no setup has recorded: "
+                "move it away, or name another folder by --out"
+            )
+
+    def _is_foreign(self, name: str) -> bool:
+        place = self.root / name
+        if name in self.manifest.stages or not (place.is_file() or (place.is_dir() and any(place.iterdir()))):
+            return False
+        made = _finished(self.root / _WORK / name)  # Killed after its folder was moved, before it was recorded.
+        return made is None or bool(damage(place, made, hashes=False))
+
     def _made(self, stage: SetupStage, screen: SetupScreen) -> MadeStage:
         started, inputs = monotonic(), self._inputs(stage)
         scratch = self._scratch(stage, inputs)
-        out = scratch / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
-        files = list_files(out)
-        if files:
-            _replace(out, self.root / stage.name, scratch / "old")
-        made = MadeStage(
-            inputs=inputs,
-            files=files,
-            seconds=round(monotonic() - started, 1),
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        stages = {**self.manifest.stages, stage.name: made}
-        self.manifest = SetupManifest(from_nothing=self.from_nothing, stages=stages)
-        write_bytes(self.root / MANIFEST, self.manifest.encode())
+        out, place = scratch / "out", self.root / stage.name
+        made = None if stage.always else _finished(scratch)
+        if made is None or damage(out if out.exists() else place, made, hashes=True):
+            shutil.rmtree(out, ignore_errors=True)
+            stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
+            made = MadeStage(
+                inputs=inputs,
+                files=list_files(out),
+                seconds=round(monotonic() - started, 1),
+                finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            write_bytes(scratch / _MADE, made.model_dump_json().encode())
+        if made.files and out.exists():
+            self._keep_added(stage.name, out)
+            _replace(out, place, scratch / "old")
+        old = self.manifest.stages.get(stage.name)
+        if not (stage.always and old is not None and old.inputs == made.inputs):
+            self._record({**self.manifest.stages, stage.name: made})
         shutil.rmtree(scratch, ignore_errors=True)
         return made
+
+    def _keep_added(self, name: str, out: Path) -> None:
+        """Copy files that were added to the folder of a stage into the one that replaces it. Raises SetupFault."""
+        place, made = self.root / name, self.manifest.stages.get(name)
+        for path in sorted(place.rglob("*")):
+            inner = path.relative_to(place)
+            if made is None or inner.as_posix() in made.files or not (path.is_file() or path.is_symlink()):
+                continue
+            if (out / inner).exists():
+                raise SetupFault(
+                    f"small: {path} was not made by the setup, which now makes a file of this name: move it away"
+                )
+            (out / inner).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, out / inner, follow_symlinks=False)
+
+    def _record(self, stages: dict[str, MadeStage]) -> None:
+        manifest = SetupManifest(from_nothing=self.from_nothing, stages=stages)
+        write_bytes(self.root / MANIFEST, manifest.encode())
+        self.manifest = manifest
 
     def _scratch(self, stage: SetupStage, inputs: Mapping[str, str]) -> Path:
         """Return the folder in which a stage works: that of an earlier try if it had the same inputs, otherwise empty."""
@@ -256,7 +310,7 @@ def read_manifest(root: Path) -> SetupManifest:
     except FileNotFoundError:
         return SetupManifest()
     except StoreError as error:
-        raise StoreError(f"{error}; remove this file to make everything again") from error
+        raise StoreError(f"{error}; remove this file and the folders of its stages to make everything again") from error
 
 
 def list_files(folder: Path) -> dict[str, MadeFile]:
@@ -268,6 +322,16 @@ def list_files(folder: Path) -> dict[str, MadeFile]:
     }
 
 
+@cache
+def world_code() -> str:
+    """Return the hash of the modules that decide what corpus, requests and rows hold, as an input of their stages.
+
+    It covers every module beside those of the setup: making a corpus again takes minutes, and ends there if it is the same.
+    """
+    modules = [path for path in Path(__file__).parent.glob("*.py") if path.stem not in _OF_THE_SETUP]
+    return _digest({path.name: file_sha256(path) for path in modules})
+
+
 def damage(folder: Path, made: MadeStage, *, hashes: bool) -> str:
     """Return which files of a stage are missing, or have another size or hash, "" where none is."""
     damaged = [name for name, file in made.files.items() if not _same(folder / name, file, hashes)]
@@ -275,6 +339,13 @@ def damage(folder: Path, made: MadeStage, *, hashes: bool) -> str:
         return ""
     more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
     return f"damaged: {', '.join(damaged[:_SHOWN])}{more}"
+
+
+def _finished(scratch: Path) -> MadeStage | None:
+    """Return the record of a stage that was finished in its scratch folder, None where there is none that is whole."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        return MadeStage.model_validate_json((scratch / _MADE).read_bytes())
+    return None
 
 
 def _same(path: Path, file: MadeFile, hashes: bool) -> bool:

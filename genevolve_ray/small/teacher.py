@@ -30,6 +30,7 @@ from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
 from genevolve_ray.small.clues import Clue
 from genevolve_ray.small.corpus import Progress
+from genevolve_ray.small.notices import write_notices
 from genevolve_ray.small.requests import Wish
 from genevolve_ray.small.scene import Scene
 from genevolve_ray.small.wording import counted, names_of
@@ -214,6 +215,7 @@ async def write_rows(
                 progress("rows", done, total)
         write_bytes(out / f"{part}.jsonl", "".join(f"{line}\n" for line in lines).encode())
         written[part] = len(lines)
+    write_notices(out, "rows")
     return written
 
 

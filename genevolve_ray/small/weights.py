@@ -1,18 +1,24 @@
 """The stages that make models: from the weights that ship with the package, or by training them from nothing.
 
-Both ways write the same folders: `image_text` for the judges, `renderer`, and `policy` with its cold start.
+Both ways write the same folders: `image_text` for the judges, `renderer`, and `policy` with its cold start. What is trained
+has a stage of its own, so that a damaged model folder is assembled again and never trained again, and so that a change to
+the weights of the package and back trains nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import unicodedata
 from importlib import resources
 from pathlib import Path
 
-from genevolve_ray.small.parts import find_part, locate
+from genevolve_ray.small.notices import write_notices
+from genevolve_ray.small.parts import file_sha256, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import tools_config
-from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, list_files
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, world_code
 
 PROVENANCE = "provenance.json"
 _TRAINED_ON = "trained on OpenMoji, CC-BY-SA-4.0; text encoder Apache-2.0"
@@ -50,22 +56,46 @@ def prebuilt_stages() -> list[SetupStage]:
 
 
 def trained_stages() -> list[SetupStage]:
-    """Return the stages that train the models from nothing."""
+    """Return the stages that train the models from nothing.
+
+    The settings of a training are inputs: another version with other defaults trains again.
+    """
+    from genevolve_ray.small.training.cold_start import SETTINGS
+    from genevolve_ray.small.training.image_text import ImageTextTraining
+    from genevolve_ray.small.training.renderer import RendererTraining
+
+    pictures = {"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES} | unicode_input()
     return [
         SetupStage(
-            "renderer",
-            "diffusion pipeline, trained here, with MiniLM as text encoder",
+            "renderer_weights",
+            "autoencoder and denoiser, trained here",
             _train_renderer,
             needs=("embedder",),
-            inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            inputs=pictures | {"settings": RendererTraining().model_dump_json()},
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "renderer",
+            "diffusion pipeline, with MiniLM as text encoder",
+            _assemble_trained_renderer,
+            needs=("embedder", "renderer_weights"),
+            inputs={"recipe": "1"},
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "image_text_weights",
+            "image tower of the judges, trained here",
+            _train_image_text,
+            needs=("embedder", "renderer"),
+            inputs=pictures | {"settings": ImageTextTraining().model_dump_json()},
             license=_TRAINED_ON,
         ),
         SetupStage(
             "image_text",
-            "image tower of the judges, trained here, with MiniLM as text tower",
-            _train_image_text,
-            needs=("embedder", "renderer"),
-            inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            "image tower of the judges, with MiniLM as text tower",
+            _assemble_trained_image_text,
+            needs=("embedder", "image_text_weights"),
+            inputs={"recipe": "1"},
             license=_TRAINED_ON,
         ),
         SetupStage(
@@ -73,7 +103,7 @@ def trained_stages() -> list[SetupStage]:
             "conversations of the scripted teacher",
             _write_rows,
             needs=("requests", "corpus", "embedder", "index"),
-            inputs={"recipe": "1"},
+            inputs={"recipe": "2", "code": world_code()},
             license="public domain (facts)",
         ),
         SetupStage(
@@ -81,7 +111,7 @@ def trained_stages() -> list[SetupStage]:
             "adapter of the cold start, trained here",
             _train_cold_start,
             needs=("base", "rows"),
-            inputs={"recipe": "1"},
+            inputs={"recipe": "1", "settings": json.dumps(SETTINGS, sort_keys=True)},
             license="Apache-2.0",
         ),
         SetupStage(
@@ -89,27 +119,50 @@ def trained_stages() -> list[SetupStage]:
             "the policy after its cold start",
             _merge_trained,
             needs=("base", "cold_start"),
-            inputs={"recipe": "1"},
+            inputs={"recipe": "2"},
             license="Apache-2.0",
         ),
     ]
 
 
 def prebuilt(name: str) -> Path:
-    """Return the folder of weights that ship with the package.
+    """Return the folder of weights that ship with the package, whose files are those of its record of origin.
 
     Raises:
-        SetupFault: where this installation has none.
+        SetupFault: where this installation has none, or others than the record names.
     """
     folder = _prebuilt_folder(name)
-    if not (folder / PROVENANCE).is_file():
+    kept = _hashes(folder)
+    if not kept:
         raise SetupFault(f"small: {folder} has no weights: `genevolve small setup --from-nothing` trains them")
+    for file, sha256 in kept.items():
+        found = file_sha256(folder / file) if (folder / file).is_file() else "none"
+        if found != sha256:
+            raise SetupFault(f"small: {folder / file}: sha256 is {found}, {PROVENANCE} names {sha256}")
     return folder
 
 
 def prebuilt_inputs(name: str) -> dict[str, str]:
-    """Return the hashes of the weights that ship with the package, as inputs of a stage."""
-    return {"recipe": "1"} | {file: made.sha256 for file, made in list_files(_prebuilt_folder(name)).items()}
+    """Return the hashes of the weights that ship with the package and of their record, as inputs of a stage."""
+    folder = _prebuilt_folder(name)
+    files = [file for file in (*_hashes(folder), PROVENANCE) if (folder / file).is_file()]
+    return {"recipe": "2"} | {file: file_sha256(folder / file) for file in files}
+
+
+def unicode_input() -> dict[str, str]:
+    """Return the version of Unicode that Python knows, as an input of stages: names of pictures come from it."""
+    return {"unicode": unicodedata.unidata_version}
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the hashes that the record of weights names, by file; none where there is no record. Raises SetupFault."""
+    try:
+        hashes = json.loads((folder / PROVENANCE).read_bytes())["sha256"]
+        return {str(file): str(sha256) for file, sha256 in hashes.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SetupFault(f"small: {folder / PROVENANCE} names no hashes of weights ({error!r})") from error
 
 
 def _prebuilt_folder(name: str) -> Path:
@@ -117,11 +170,12 @@ def _prebuilt_folder(name: str) -> Path:
 
 
 def _weights(name: str) -> Path:
-    """Return the one file of weights of a folder that ships. Raises SetupFault."""
-    files = sorted(prebuilt(name).glob("*.safetensors"))
+    """Return the one file of weights that the record of a folder names. Raises SetupFault."""
+    folder = prebuilt(name)
+    files = sorted(file for file in _hashes(folder) if file.endswith(".safetensors"))
     if len(files) != 1:
-        raise SetupFault(f"small: {_prebuilt_folder(name)} has {len(files)} files of weights, expected 1")
-    return files[0]
+        raise SetupFault(f"small: {folder} has {len(files)} files of weights, expected 1")
+    return folder / files[0]
 
 
 def _pinned(name: str) -> str:
@@ -135,13 +189,22 @@ def _assemble_image_text(work: StageWork) -> None:
 
 
 def _train_image_text(work: StageWork) -> None:
-    from genevolve_ray.small.training.image_text import assemble_image_text, train_image_text
+    from genevolve_ray.small.training.image_text import PROVENANCE, train_image_text
     from genevolve_ray.small.training.views import autoencoder_view
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
     view = autoencoder_view(work.root / "renderer")
     weights = train_image_text(library, embedder, work.kept, render=view, progress=work.progress)
-    assemble_image_text(weights, embedder, work.out)
+    work.out.mkdir()
+    for file in (weights, weights.with_name(PROVENANCE)):
+        shutil.copy(file, work.out)
+    write_notices(work.out, "image_text_weights")
+
+
+def _assemble_trained_image_text(work: StageWork) -> None:
+    from genevolve_ray.small.training.image_text import WEIGHTS, assemble_image_text
+
+    assemble_image_text(work.root / "image_text_weights" / WEIGHTS, work.root / "embedder", work.out)
 
 
 def _assemble_renderer(work: StageWork) -> None:
@@ -151,11 +214,17 @@ def _assemble_renderer(work: StageWork) -> None:
 
 
 def _train_renderer(work: StageWork) -> None:
-    from genevolve_ray.small.training.renderer import RendererTraining, assemble_renderer, train_renderer
+    from genevolve_ray.small.training.renderer import RendererTraining, train_renderer
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
-    weights = train_renderer(library, embedder, work.kept, RendererTraining(), work.progress)
-    assemble_renderer(weights, embedder, work.out)
+    shutil.copytree(train_renderer(library, embedder, work.kept, RendererTraining(), work.progress), work.out)
+    write_notices(work.out, "renderer_weights")
+
+
+def _assemble_trained_renderer(work: StageWork) -> None:
+    from genevolve_ray.small.training.renderer import assemble_renderer
+
+    assemble_renderer(work.root / "renderer_weights", work.root / "embedder", work.out)
 
 
 def _write_rows(work: StageWork) -> None:
@@ -169,10 +238,14 @@ def _write_rows(work: StageWork) -> None:
 
 
 def _train_cold_start(work: StageWork) -> None:
+    from genevolve_ray.data.sft_folder import PROVENANCE_FILE
     from genevolve_ray.small.training.cold_start import train_cold_start
 
-    train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
-    work.kept.rename(work.out)
+    # The file is written last. The finished training stays in `kept` until the setup has recorded the copy.
+    if not (work.kept / PROVENANCE_FILE).is_file():
+        train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
+    shutil.copytree(work.kept, work.out)
+    write_notices(work.out, "cold_start")
 
 
 def _merge_trained(work: StageWork) -> None:

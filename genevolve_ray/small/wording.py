@@ -88,6 +88,20 @@ def describe(scene: Scene, rng: random.Random, reference: Reference, omit: Colle
     return (text[0].upper() + text[1:] + ".").replace(",,", ",").replace(",.", ".").replace("  ", " ")
 
 
+def plain_words(scene: Scene) -> str:
+    """Return a scene in words that are always the same, as `three owls on a red background with the caption AB`.
+
+    The image-text model of the judges learns these words, and requests state what is wanted in them (`truth_caption`).
+    """
+    shown = counted(*names_of(scene), scene.count)
+    where = f"on {counted(scene.background, '', 1)} background"
+    if scene.flag is not None:
+        where = f"in front of the flag of {country_names().get(scene.flag, scene.flag)}"
+    text = f"{shown} {where}"
+    text += f" with the caption {scene.caption}" if scene.caption else ""
+    return text + (" in black and white" if scene.style == "black-and-white" else "")
+
+
 def names_of(scene: Scene) -> tuple[str, str]:
     """Return the singular and the plural of a scene's subject; `name` of the scene, where given, with an s."""
     if scene.name:

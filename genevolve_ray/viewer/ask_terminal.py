@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -197,9 +198,9 @@ class AskTerminal(AskView):
         elif answer.outcome is Outcome.INFRA_FAILURE:
             self._line(f"a service failed, which is no fault of the policy: {trajectory.reason}", style=_BAD)
         if answer.picture is not None:
-            self._pair("picture", str(answer.picture), indent=0)
+            self._file("picture", answer.picture)
         if answer.page is not None:
-            self._pair("trajectory", str(answer.page), indent=0)
+            self._file("trajectory", answer.page)
         spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in durations(trajectory.timings).items())
         self._line(f"{answer.seconds:.1f} s{': ' + spent if spent else ''}", style=_DIM)
 
@@ -268,6 +269,10 @@ class AskTerminal(AskView):
         if more:
             said.append(f"  {' '.join(shown(more)[:_MOST_CHARS].split())}", style=_DIM)
         self._print(said, indent)
+
+    def _file(self, name: str, path: Path) -> None:
+        """Print a name and a path as one line, whatever its length: a wrapped path cannot be copied from a terminal."""
+        self._console.print(Text(f"{name}  ", style=_NAME).append(shown(str(path)), "default"), soft_wrap=True)
 
     def _line(self, text: str, *, indent: int = 0, style: str = "") -> None:
         for line in shown(text).split("\n"):

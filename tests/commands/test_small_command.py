@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from genevolve_ray.cli import app
-from genevolve_ray.commands import small
+from genevolve_ray.commands import evolve, small
 from genevolve_ray.config import load_config
 from genevolve_ray.small.parts import PARTS
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupStage, StagedSetup, StageWork
@@ -68,6 +68,34 @@ def test_another_folder_has_a_preset_of_its_own(stages: list[bool], tmp_path: Pa
     assert written["extends"] == "small" and written["policy"] == {"model": str(out / "policy")}
     moved, preset = load_config(str(out / "small.yaml")).model_dump_json(), load_config("small").model_dump_json()
     assert str(PRESET_FOLDER) in preset and str(PRESET_FOLDER) not in moved
+
+
+def test_the_own_preset_can_be_used_from_anywhere(
+    stages: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    setup("--out", "s")
+    assert load_config("s/small.yaml").policy.model == str(tmp_path / "s/policy")
+
+
+def test_an_edited_preset_is_kept(stages: list[bool], tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    assert "is kept" not in setup("--out", str(out)) + setup("--out", str(out))
+    with (out / "small.yaml").open("a") as file:
+        file.write("loop: {steps: 3}\n")
+    assert f"{out / 'small.yaml'} differs" in setup("--out", str(out), "--check").replace("\n", "")
+    assert load_config(str(out / "small.yaml")).loop.steps == 3
+
+
+def test_the_demo_of_a_file_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folders: list[Path] = []
+    monkeypatch.setattr(evolve, "demo_run", lambda config, folder, **_: folders.append(folder))
+    own = tmp_path / "world" / "small.yaml"
+    own.parent.mkdir()
+    own.write_text("extends: small\n")
+    for preset in ("small", str(own), "atlas"):
+        CliRunner().invoke(app, ["demo", preset], catch_exceptions=False)
+    assert folders == [Path("runs/demo-small"), Path("runs/demo-world-small"), Path("runs/demo")]
 
 
 def test_a_setup_stays_as_it_was_begun(stages: list[bool], tmp_path: Path) -> None:

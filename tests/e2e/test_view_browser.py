@@ -30,7 +30,7 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync"
 ).split()
-STEPS = 3
+STEPS = 6
 SETTINGS = {
     "policy.model": POLICY,
     "engine.kind": "transformers",
@@ -99,7 +99,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def followed(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
-    """A run that a page followed from before its first step to its end: its folder, what the page showed, and its errors."""
+    """A run that a page followed to its end: its folder, what the page showed, and its errors."""
     folder = tmp_path_factory.mktemp("view") / "live"
     errors: list[str] = []
     with evolving(folder) as run, viewing(folder) as url:
@@ -131,11 +131,11 @@ def page(browser: Any, followed: tuple[Path, list[str], list[str]], request: pyt
 
 
 @pytest.mark.slow
-def test_a_run_is_followed_from_its_first_step_to_its_end(followed: tuple[Path, list[str], list[str]]) -> None:
+def test_a_run_is_followed_to_its_end(followed: tuple[Path, list[str], list[str]]) -> None:
     _, seen, errors = followed
     states = [re.search(r"(Running|Finished) step (\d+) of (\d+)", text) for text in seen]
     steps = [int(found[2]) for found in states if found]
-    assert steps[0] == 0, seen
+    assert steps[0] < STEPS, seen  # The first steps may be over before the page is open.
     assert steps[-1] == STEPS, seen
     assert steps == sorted(steps), seen
     assert any(0 < step < STEPS for step in steps), seen

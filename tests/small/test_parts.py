@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import genevolve_ray
 from genevolve_ray.small import parts
 from genevolve_ray.small.parts import PARTS, Arrival, PartFault, PartFile, find_part, locate, part_states
 
@@ -95,8 +98,45 @@ def test_a_part_without_its_files_is_installed_again(install: Install, package: 
 
 
 def test_a_part_that_is_not_installed_names_what_to_install(install: Install) -> None:
-    with pytest.raises(PartFault, match=r"small-one==0\.1\.2.*requirements/small\.txt"):
+    with pytest.raises(PartFault, match=r"small-one==0\.1\.2.*make setup-small.*Linux on x86-64") as told:
         locate("one")
+    assert f"-r {parts.PINS}`" in str(told.value)
+
+
+def test_every_installation_has_the_pins() -> None:
+    root = Path(__file__).parents[2]
+    assert parts.PINS.samefile(root / parts.REQUIREMENTS)
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert parts.PINS.relative_to(Path(genevolve_ray.__file__).parent).as_posix() in data["genevolve_ray"]
+
+
+@pytest.mark.parametrize(("least", "fits"), [("0.1", True), ("0.1.0", True), ("0.2", False), ("0.10", False)])
+def test_a_library_that_is_too_old_is_named(
+    install: Install, least: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PARTS", (replace(ONE_FILE, files=(), root="small_one", least=least),))
+    folder = install("small-one", {})
+    if fits:
+        assert locate("one") == folder
+        return
+    with pytest.raises(PartFault, match=f"part one is small-one 0.1, older than {least}"):
+        locate("one")
+
+
+def test_the_extra_asks_for_the_oldest_version_that_serves() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for part in PARTS:
+        assert bool(part.least) == (not part.files)
+        assert not part.least or f"{part.package}>={part.least}" in project["optional-dependencies"]["small"]
+
+
+def test_code_of_unknown_publishers_is_imported_nowhere() -> None:
+    root = Path(__file__).parents[2]
+    modules = "|".join(part.root.split("/")[0] for part in PARTS if part.arrival is Arrival.USER)
+    named = re.compile(rf"\b(?:import|from) (?:{modules})\b|[\"'](?:{modules})[\"']")
+    sources = [path for folder in ("genevolve_ray", "examples") for path in (root / folder).rglob("*.py")]
+    naming = {path.name for path in sources if named.search(path.read_text("utf-8"))}
+    assert naming == {"parts.py", "pictures.py"}  # The table, and the library that is loaded by its path.
 
 
 def test_an_unknown_part_is_compared_with_the_known_ones() -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from rich.console import Console
 
+from genevolve_ray.commands.small import SetupProgress
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType, Request
-from genevolve_ray.small import setup, weights
+from genevolve_ray.small import setup, stages, weights
 from genevolve_ray.small.parts import file_sha256, find_part
 from genevolve_ray.small.preset import moved_values, preset_values, tools_config
 from genevolve_ray.small.setup import setup_stages
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StagedSetup, StageWork
+from genevolve_ray.small.training import cold_start, image_text, renderer
 from genevolve_ray.tools.folder.toolbox import FolderTools
 from genevolve_ray.tools.protocol import EpisodeContext
 
@@ -48,9 +55,62 @@ def texts(value: object) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def test_rows_and_cold_start_are_made_from_nothing_alone() -> None:
+def test_trainings_and_their_rows_are_made_from_nothing_alone() -> None:
     more = set(named(setup_stages(from_nothing=True))) - set(named(setup_stages()))
-    assert more == {"rows", "cold_start"}
+    assert more == {"rows", "cold_start", "renderer_weights", "image_text_weights"}
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value", "again"),
+    [
+        (renderer, "RendererTraining", partial(renderer.RendererTraining, seed=7), "renderer_weights"),
+        (image_text, "ImageTextTraining", partial(image_text.ImageTextTraining, steps=7), "image_text_weights"),
+        (cold_start, "SETTINGS", {"lr": 7}, "cold_start"),
+        (weights, "world_code", lambda: "other", "rows"),
+    ],
+    ids=["renderer", "image_text", "cold_start", "rows"],
+)
+def test_another_default_makes_its_training_again(
+    place: ModuleType, name: str, value: object, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {stage.name: stage.inputs for stage in weights.trained_stages()}
+    monkeypatch.setattr(place, name, value)
+    after = {stage.name: stage.inputs for stage in weights.trained_stages()}
+    assert [stage for stage in before if before[stage] != after[stage]] == [again]
+
+
+def test_a_changed_module_of_the_world_makes_corpus_and_requests_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {stage.name: stage.inputs for stage in setup_stages()}
+    monkeypatch.setattr(stages, "file_sha256", lambda path: "other" if path.name == "clues.py" else "same")
+    monkeypatch.setattr(setup, "world_code", stages.world_code.__wrapped__)
+    after = {stage.name: stage.inputs for stage in setup_stages()}
+    assert [stage for stage in before if before[stage] != after[stage]] == ["corpus", "requests"]
+
+
+def test_a_damaged_model_folder_is_assembled_again_and_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Path] = []
+
+    def train(library: object, embedder: Path, work: Path, config: object, progress: object) -> Path:
+        trained.append(work)
+        (work / "weights").mkdir(parents=True)
+        (work / "weights/unet.safetensors").write_text("u")
+        return work / "weights"
+
+    def assemble(source: Path, embedder: Path, out: Path) -> None:
+        shutil.copytree(source, out)
+
+    monkeypatch.setattr(renderer, "train_renderer", train)
+    monkeypatch.setattr(renderer, "assemble_renderer", assemble)
+    monkeypatch.setattr(weights, "locate", lambda name: tmp_path)
+    monkeypatch.setattr(weights, "PictureLibrary", lambda folder: None)
+    made = [stage for stage in weights.trained_stages() if stage.name in ("renderer_weights", "renderer")]
+    every = [SetupStage("embedder", "MiniLM", lambda work: work.out.mkdir()), *made]
+    screen = SetupProgress(Console(quiet=True))
+    assert StagedSetup(every, tmp_path / "s").run(screen) == ["embedder", "renderer_weights", "renderer"]
+    (tmp_path / "s/renderer/unet.safetensors").write_text("damaged")
+    assert StagedSetup(every, tmp_path / "s").run(screen) == ["renderer"] and len(trained) == 1
 
 
 def test_a_part_with_other_content_makes_its_stages_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,12 +126,58 @@ def test_a_part_with_other_content_makes_its_stages_again(monkeypatch: pytest.Mo
     ]
 
 
-def test_the_weights_that_ship_are_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ship one file of weights with its record, and another file that the record does not name."""
     monkeypatch.setattr(weights, "_prebuilt_folder", lambda name: tmp_path)
     (tmp_path / "tower.safetensors").write_bytes(b"1")
+    (tmp_path / ".stray.safetensors").write_bytes(b"0")
+    record = {"sha256": {"tower.safetensors": hashlib.sha256(b"1").hexdigest()}}
+    (tmp_path / weights.PROVENANCE).write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_the_weights_that_ship_are_inputs(shipped: Path) -> None:
     first = weights.prebuilt_inputs("image_text")
-    (tmp_path / "tower.safetensors").write_bytes(b"2")
-    assert first.keys() == {"recipe", "tower.safetensors"} and weights.prebuilt_inputs("image_text") != first
+    (shipped / "tower.safetensors").write_bytes(b"2")
+    assert first.keys() == {"recipe", "tower.safetensors", weights.PROVENANCE}
+    assert weights.prebuilt_inputs("image_text") != first
+
+
+@pytest.mark.parametrize("name", ["image_text", "renderer", "cold_start"])
+def test_weights_are_those_of_their_record(shipped: Path, name: str) -> None:
+    assert weights.prebuilt(name) == shipped and weights._weights(name) == shipped / "tower.safetensors"
+    (shipped / "tower.safetensors").write_bytes(b"2")
+    with pytest.raises(SetupFault, match=r"tower\.safetensors: sha256 is [0-9a-f]{64}, provenance\.json names"):
+        weights.prebuilt(name)
+    (shipped / "tower.safetensors").unlink()
+    with pytest.raises(SetupFault, match="sha256 is none"):
+        weights.prebuilt(name)
+
+
+@pytest.mark.parametrize("name", ["image_text", "renderer", "cold_start"])
+def test_what_ships_is_what_its_record_names(name: str) -> None:
+    if not weights._prebuilt_folder(name).exists():
+        pytest.skip("this installation has no weights")
+    files = {path.name for path in weights.prebuilt(name).iterdir()}
+    assert files == weights.prebuilt_inputs(name).keys() - {"recipe"}
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"sha256": 1}'])
+def test_a_record_without_hashes_is_named(shipped: Path, record: str) -> None:
+    (shipped / weights.PROVENANCE).write_text(record)
+    with pytest.raises(SetupFault, match=r"provenance\.json names no hashes"):
+        weights.prebuilt("renderer")
+
+
+def test_a_finished_cold_start_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cold_start, "train_cold_start", None)
+    place = work(tmp_path, "cold_start")
+    place.kept.mkdir()
+    for name in ("sft.json", "adapter_model.safetensors"):
+        (place.kept / name).write_text(name)
+    weights._train_cold_start(place)
+    assert (place.out / "adapter_model.safetensors").is_file() and (place.kept / "sft.json").is_file()
 
 
 def test_an_installation_without_weights_says_how_to_train_them(
@@ -91,7 +197,8 @@ def test_paths_of_the_preset_move_to_another_folder() -> None:
 def test_the_embedder_is_copied_from_the_pinned_files(minilm: Path, tmp_path: Path) -> None:
     place = work(tmp_path, "embedder")
     setup._copy_embedder(place)
-    assert {path.name for path in place.out.iterdir()} == {Path(file.path).name for file in find_part("minilm").files}
+    files = {Path(file.path).name for file in find_part("minilm").files}
+    assert {path.name for path in place.out.iterdir()} == {*files, "ATTRIBUTION", "LICENSES"}
 
 
 async def test_a_run_finds_every_vector_in_the_index(minilm: Path, tmp_path: Path) -> None:
@@ -118,7 +225,7 @@ def test_the_image_tower_is_trained_on_what_the_renderer_draws(tmp_path: Path) -
     from genevolve_ray.small.training.autoencoder import new_autoencoder
     from genevolve_ray.small.training.views import autoencoder_view
 
-    [stage] = [stage for stage in weights.trained_stages() if stage.name == "image_text"]
+    [stage] = [stage for stage in weights.trained_stages() if stage.name == "image_text_weights"]
     assert "renderer" in stage.needs
     new_autoencoder().save_pretrained(tmp_path / "vae")
     pictures = torch.rand(2, 3, 64, 64)

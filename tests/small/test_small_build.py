@@ -15,6 +15,7 @@ from genevolve_ray.cli.entry import app
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.published.requests import read_rl
 from genevolve_ray.records.published.trajectories import read_sft
+from genevolve_ray.small.data_build import says
 from genevolve_ray.small.factbook import Country
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.requests import divide_world
@@ -67,6 +68,21 @@ def test_the_parts_hold_rows_about_the_entities_of_one_part(
     part = divide_world(library, countries, 1)[PART]
     allowed = {country.iso for country in part.countries} | {subject.id for subject in part.rare}
     assert {row.request().meta["entity"] for row in posed} <= allowed
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "exactly", "said"),
+    [
+        ("An elephant in front of the flag.", "ant", False, False),
+        ("An ant in front of the flag.", "ant", False, True),
+        ("Three cats on a red background.", "cat", False, False),
+        ("A colored cat.", "red", False, False),
+        ("A cat in front of the flag.", "IN", True, False),
+        ("A cat in front of the flag, with the letters IN below.", "IN", True, True),
+    ],
+)
+def test_a_prompt_says_whole_words(prompt: str, words: str, exactly: bool, said: bool) -> None:
+    assert says(prompt, words, exactly=exactly) is said
 
 
 def test_an_answer_without_its_search_is_rejected(built: Path) -> None:

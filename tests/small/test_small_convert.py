@@ -89,7 +89,7 @@ def test_an_occupied_folder_is_not_replaced(converted: Path, tmp_path: Path) -> 
 def test_the_embedder_is_copied_file_by_file(minilm: Path, tmp_path: Path) -> None:
     out = copy_embedder(minilm, tmp_path / "embedder")
     assert {path.name for path in out.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
-    assert not list(out.glob("*.md"))
+    assert not list(out.glob("*.md")) and (out / "ATTRIBUTION").is_file()
 
 
 def test_an_embedder_with_another_file_is_refused_by_hash(minilm: Path, tmp_path: Path) -> None:
@@ -124,6 +124,8 @@ def test_an_adapter_is_merged_into_a_bfloat16_folder(converted: Path, tmp_path: 
     assert torch.equal(merged[name], (base[name].float() + 4e-4).bfloat16())
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
     assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (converted / "tokenizer.json").read_bytes()
+    assert "fine-tuned" in (tmp_path / "merged" / "ATTRIBUTION").read_text("utf-8")
+    assert (tmp_path / "merged" / "LICENSES" / "Apache-2.0").is_file()
 
 
 def test_an_adapter_of_another_model_is_refused(converted: Path, tmp_path: Path) -> None:

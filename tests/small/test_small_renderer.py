@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,7 @@ def latent_examples(number=6, tokens=TEXT_TOKENS, width=384):
         texts=texts,
         text_rows=np.arange(number),
         empty_text=np.zeros((tokens, width), np.float16),
+        made_from="noise",
     )
 
 
@@ -103,6 +105,16 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         train_autoencoder(noise_pictures(4), LoopConfig(steps=2, batch=1), tmp_path / "kept", silent)
 
 
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    config = LoopConfig(steps=1, batch=1)
+    train_autoencoder(noise_pictures(4), config, tmp_path / "pictures", silent)
+    with pytest.raises(UserFault, match="remove it to start anew"):
+        train_autoencoder(255 - noise_pictures(4), config, tmp_path / "pictures", silent)
+    train_denoiser(latent_examples(), config, tmp_path / "latents", silent)
+    with pytest.raises(UserFault, match="remove it to start anew"):
+        train_denoiser(replace(latent_examples(), made_from="others"), config, tmp_path / "latents", silent)
+
+
 def test_whitened_latents_have_unit_scale_and_give_the_same_pictures():
     model, pictures = new_autoencoder(), noise_pictures(16)
     before = decode(model, encode(model, pictures))
@@ -125,6 +137,7 @@ def test_texts_and_references_are_left_out_as_often_as_both():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_renderer_is_trained_from_nothing_and_resumes_without_repeating(library, minilm, tmp_path):
     loop = LoopConfig(steps=2, batch=2, save_every=1, warmup=1)
     config = RendererTraining(prompts=2, pictures=4, autoencoder=loop, denoiser=loop)
@@ -134,6 +147,11 @@ def test_a_renderer_is_trained_from_nothing_and_resumes_without_repeating(librar
     train_renderer(library, minilm, tmp_path, config, lambda what, done, total: told.append(what))
     assert told == [] and (weights / "unet.safetensors").read_bytes() == first
     assert json.loads((weights / "provenance.json").read_text())["settings"]["prompts"] == 2
+    # Another autoencoder has other latents, and the denoiser of the first one does not go on with them.
+    (tmp_path / "autoencoder.checkpoint.safetensors").unlink()
+    with pytest.raises(UserFault, match="denoiser.*remove it to start anew"):
+        train_renderer(library, minilm, tmp_path, config.model_copy(update={"pictures": 5}), silent)
+    assert len(list(tmp_path.glob("latents-*"))) == 2 and len(list(tmp_path.glob("texts-*"))) == 1
 
 
 # The renderer that ships

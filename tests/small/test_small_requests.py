@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from genevolve_ray.data.requests import PublishedRequests, PublishedRequestsConf
 from genevolve_ray.judges.wanted_texts import wanted_texts
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType
+from genevolve_ray.small.alike import ALIKE, flag_distances
+from genevolve_ray.small.countries import country_names
 from genevolve_ray.small.factbook import Country
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.requests import Posed, pose_requests, split_entities, write_requests
+from genevolve_ray.small.requests import Posed, divide_world, pose_requests, split_entities, write_requests
+from genevolve_ray.small.training.shots import shot_of
 
 Parts = dict[str, list[Posed]]
 
@@ -34,6 +38,32 @@ def test_countries_and_rare_subjects_do_not_cross_parts(parts: Parts) -> None:
     assert entities[0].isdisjoint(entities[1] | entities[2]) and entities[1].isdisjoint(entities[2])
     rare = [{each.wish.subject for each in posed if each.wish.rare} for posed in parts.values()]
     assert rare[0].isdisjoint(rare[1] | rare[2]) and rare[1].isdisjoint(rare[2])
+
+
+def test_flags_of_different_parts_do_not_look_alike(library: PictureLibrary, parts: Parts) -> None:
+    of = {each.entity: part for part, posed in parts.items() for each in posed if each.scene.flag}
+    codes = tuple(sorted(of))
+    apart = flag_distances(library.folder, codes)
+    assert sum(apart[i, :i].tolist().count(0.0) for i in range(len(codes))) == 2  # Indonesia, Monaco; Romania, Chad
+    near = [(codes[i], codes[j]) for i in range(len(codes)) for j in range(i) if apart[i, j] < ALIKE]
+    assert len(near) > 15 and all(of[one] == of[other] for one, other in near)
+
+
+def test_what_is_left_out_moves_no_country_to_another_part(library: PictureLibrary, countries: list[Country]) -> None:
+    sovereign = [country.iso for country in countries if country.sovereign and country.iso in library.flags]
+    before = split_entities(sovereign, 1, "countries")
+    divided = divide_world(library, countries, 1)
+    for part, names in before.items():
+        kept = [country.iso for country in divided[part].countries]
+        assert set(kept) <= set(names) and len(kept) >= 0.8 * len(names)
+    assert len(divided["train"].countries) >= len(before["train"]) - 1
+
+
+def test_the_truth_in_words_is_what_the_image_text_model_learns(parts: Parts) -> None:
+    for each in (each for posed in parts.values() for each in posed):
+        assert each.truth_caption == shot_of(each.scene, random.Random(0), plain=True).text
+        if each.scene.flag:
+            assert f"flag of {country_names()[each.scene.flag]}" in each.truth_caption
 
 
 def test_an_entity_keeps_its_part_when_others_are_added() -> None:

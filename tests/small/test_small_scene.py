@@ -1,10 +1,13 @@
 import random
+import sys
 
 import numpy as np
 import pytest
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.small import pictures
 from genevolve_ray.small.countries import country_names
+from genevolve_ray.small.parts import locate
 from genevolve_ray.small.pictures import PictureLibrary, flag_code
 from genevolve_ray.small.scene import COLORS, Scene, compose
 from genevolve_ray.small.subjects import every_subject
@@ -104,3 +107,10 @@ def test_a_poor_prompt_leaves_out_what_it_should():
     assert not any(word in prompt for word in ("owl", "pink", "UB"))
     with pytest.raises(ValueError, match="'pink'"):
         describe(scene, random.Random(0), "flag")
+
+
+def test_the_rasterizer_is_the_file_whose_hash_was_compared(library, tmp_path, monkeypatch):
+    (tmp_path / "resvg_py.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "resvg_py", raising=False)
+    assert pictures._rasterizer.__wrapped__().__file__ == str(locate("resvg") / "resvg_py.abi3.so")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import filelock
 import pytest
 
 from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.small import stages
 from genevolve_ray.small.stages import (
     MANIFEST,
     MadeStage,
@@ -57,11 +59,11 @@ def top(text: str = "t") -> SetupStage:
     return SetupStage("top", "a top", writes(text, "base"), needs=("base",))
 
 
-def run(root: Path, *stages: SetupStage, check: bool = False, names: tuple[str, ...] = ()) -> dict[str, str]:
+def run(root: Path, *chosen: SetupStage, check: bool = False, names: tuple[str, ...] = ()) -> dict[str, str]:
     """Run a setup, and return why stages were made."""
     screen = KeptScreen()
-    made = StagedSetup(stages, root).run(screen, names, check=check)
-    assert made == list(screen.begun)
+    made = StagedSetup(chosen, root).run(screen, names, check=check)
+    assert made == [stage.name for stage in chosen if stage.name in screen.begun and not stage.always]
     return screen.begun
 
 
@@ -134,11 +136,96 @@ def test_a_killed_stage_with_other_inputs_begins_anew(tmp_path: Path) -> None:
             run(tmp_path, stage(version))
 
 
-def test_a_stage_that_only_checks_runs_once(tmp_path: Path) -> None:
+def test_a_stage_that_only_checks_runs_at_every_call(tmp_path: Path) -> None:
     calls: list[StageWork] = []
-    stage = SetupStage("parts", "a check", calls.append)
-    run(tmp_path, stage)
-    assert run(tmp_path, stage) == {} and len(calls) == 1
+    checks = SetupStage("parts", "a check", calls.append, always=True)
+    after = SetupStage("after", "what needs it", writes("a"), needs=("parts",))
+    run(tmp_path, checks, after)
+    before = read_manifest(tmp_path)
+    assert run(tmp_path, checks, after) == {"parts": "at every call"} and len(calls) == 2
+    assert read_manifest(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["base", "top"])
+def test_a_folder_that_no_setup_made_is_named_and_left_alone(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(SetupFault, match=f"holds {name}, which no setup has recorded: move it away"):
+        run(tmp_path, base(), top())
+    assert mine.read_text() == "mine" and not (tmp_path / MANIFEST).exists()
+
+
+def test_an_empty_folder_is_no_ones(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    assert run(tmp_path, base()) == {"base": "not made yet"}
+
+
+def test_a_setup_is_not_made_in_the_folder_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(SetupFault, match="holds a run"):
+        run(tmp_path, base())
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_files_that_were_added_to_a_stage_are_kept(tmp_path: Path) -> None:
+    run(tmp_path, base())
+    own = tmp_path / "base/texts/own.md"
+    own.parent.mkdir()
+    own.write_text("own")
+    assert run(tmp_path, base("b", "2")) == {"base": "changed: version"}
+    assert own.read_text() == "own" and (tmp_path / "base/file.txt").read_text() == "b"
+    assert list(read_manifest(tmp_path).stages["base"].files) == ["file.txt"]
+
+
+def test_a_file_that_was_added_is_not_overwritten(tmp_path: Path) -> None:
+    def more(work: StageWork) -> None:
+        work.out.mkdir()
+        (work.out / "own.md").write_text("made")
+
+    run(tmp_path, base())
+    (tmp_path / "base/own.md").write_text("own")
+    with pytest.raises(SetupFault, match=r"own\.md was not made by the setup"):
+        run(tmp_path, SetupStage("base", "a base", more))
+    assert (tmp_path / "base/own.md").read_text() == "own"
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["before it is moved", "after it is moved"])
+def test_what_is_finished_is_not_made_again_when_it_could_not_be_recorded(
+    tmp_path: Path, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[StageWork] = []
+
+    def train(work: StageWork) -> None:
+        calls.append(work)
+        writes("w")(work)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    trained = SetupStage("trained", "weights", train)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(StagedSetup, "_record", fails) if moved else patch.setattr(stages, "_replace", fails)
+        run(tmp_path, trained)
+    assert (tmp_path / "trained").exists() == moved
+    assert run(tmp_path, trained) == {"trained": "not made yet"} and len(calls) == 1
+    assert run(tmp_path, trained, check=True) == {} and (tmp_path / "trained/file.txt").read_text() == "w"
+
+
+def test_a_killed_call_has_recorded_the_way_that_was_chosen(tmp_path: Path) -> None:
+    def killed(work: StageWork) -> None:
+        raise KeyboardInterrupt
+
+    run(tmp_path, base())
+    with pytest.raises(KeyboardInterrupt):
+        StagedSetup([base(), SetupStage("top", "a top", killed)], tmp_path, from_nothing=True).run(KeptScreen())
+    assert read_manifest(tmp_path).from_nothing and "base" in read_manifest(tmp_path).stages
+
+
+def test_a_setup_sees_what_another_one_made_before_it_got_the_lock(tmp_path: Path) -> None:
+    second = StagedSetup([base(), top()], tmp_path)
+    run(tmp_path, base())
+    assert second.run(KeptScreen()) == ["top"]
 
 
 def test_named_stages_bring_those_that_they_need(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genevolve_ray.small.training.hashes import array_hash
 from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def train_autoencoder(pixels: Pixels, config: LoopConfig, checkpoint: Path, prog
     with a light divergence from the normal distribution.
 
     Raises:
-        UserFault: if the checkpoint belongs to other settings.
+        UserFault: if the checkpoint belongs to other settings or pictures.
     """
     import torch
 
@@ -68,7 +69,7 @@ def train_autoencoder(pixels: Pixels, config: LoopConfig, checkpoint: Path, prog
         loss: torch.Tensor = error + _EDGES * edges + _KL * posterior.kl().mean() / posterior.mean[0].numel()
         return loss
 
-    train_loop("autoencoder", model, loss_of, config, checkpoint, progress, {"pictures": len(pixels)})
+    train_loop("autoencoder", model, loss_of, config, checkpoint, progress, {"pictures": array_hash(pixels)})
     whiten(model, encode(model, pixels[:: max(1, len(pixels) // 512)]))
     return model
 

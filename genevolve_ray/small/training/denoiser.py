@@ -64,6 +64,8 @@ class LatentExamples:
     """The prompt of each example, [N]."""
     empty_text: np.ndarray[Any, np.dtype[np.float16]]
     """Hidden states of the empty prompt, [T, D]."""
+    made_from: str
+    """A hash of what all of it was made from, which marks the checkpoints of a training."""
 
 
 def new_denoiser(seed: int = 0) -> Any:
@@ -83,7 +85,7 @@ def train_denoiser(examples: LatentExamples, config: LoopConfig, checkpoint: Pat
     """Train a denoiser to predict the velocity of noisy latents, and return it with its averaged weights.
 
     Raises:
-        UserFault: if the checkpoint belongs to other settings.
+        UserFault: if the checkpoint belongs to other settings or examples.
     """
     import torch
     from diffusers import DDIMScheduler
@@ -102,7 +104,7 @@ def train_denoiser(examples: LatentExamples, config: LoopConfig, checkpoint: Pat
         predicted_BCHW = model(read_BCHW, times_B, encoder_hidden_states=text_BTD).sample.float()
         return torch.nn.functional.mse_loss(predicted_BCHW, target_BCHW)
 
-    train_loop("denoiser", model, loss_of, config, checkpoint, progress, {"examples": len(examples.pictures)})
+    train_loop("denoiser", model, loss_of, config, checkpoint, progress, {"examples": examples.made_from})
     return model
 
 

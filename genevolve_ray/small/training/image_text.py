@@ -13,18 +13,19 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.small.notices import ATTRIBUTION, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
+from genevolve_ray.small.training.hashes import encoder_hash, pictures_hash, text_hash
 from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
 from genevolve_ray.small.training.shots import KeptLibrary, Shot, drawn_group
 from genevolve_ray.small.training.views import View, seen
@@ -32,7 +33,7 @@ from genevolve_ray.small.training.views import View, seen
 SIDE = 64
 """Pixels of a side that the image tower reads."""
 WEIGHTS, PROVENANCE = "weights.safetensors", "provenance.json"
-TOWER = {"num_stages": 3, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 3], "patch_size": 4}
+TOWER: dict[str, Any] = {"num_stages": 3, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 3], "patch_size": 4}
 """The settings of transformers' ConvNextV2Config."""
 DIMENSIONS = 128
 """Of the common space."""
@@ -88,7 +89,7 @@ def train_image_text(
         progress: told about texts and steps.
 
     Raises:
-        UserFault: when `out` holds a checkpoint of other settings, or the embedder is no BertModel.
+        UserFault: when `out` holds a checkpoint of other settings, pictures or texts, or the embedder is no BertModel.
         ArithmeticError: when the loss is not finite.
     """
     settings, progress = settings or ImageTextTraining(), progress or (lambda what, done, total: None)
@@ -108,12 +109,20 @@ def train_image_text(
             one, other = (seen(_drawn(shots, kept, generator), generator, render) for _ in range(2))
         return _loss(model, one, other, states_N_h, settings.between_pictures)
 
-    own = {"tower": TOWER, "dimensions": DIMENSIONS, "embedder": model_hash(embedder), "rendered": render is not None}
+    own = {
+        "tower": TOWER,
+        "dimensions": DIMENSIONS,
+        "embedder": encoder_hash(embedder),
+        "shots": text_hash([pictures_hash(library, _drawn_ids(library)), *(repr(group) for group in groups)]),
+        "rendered": render is not None,
+    }
     averaged = train_loop("image-text", model, loss_of, settings, out / "checkpoint.safetensors", progress, own)
     file = out / WEIGHTS
-    _write({name: value.half() for name, value in averaged.items()}, file)
+    write_tensors({name: value.half() for name, value in averaged.items()}, file)
     record = {
         "script": f"{__name__}:train_image_text",
+        "licence": "CC BY-SA 4.0",
+        "attribution": ATTRIBUTION,
         "settings": settings.model_dump(),
         **own,
         "parameters": sum(value.numel() for value in averaged.values()),
@@ -133,7 +142,7 @@ def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
     """
     from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTImageProcessor
 
-    model, trained = _untrained(embedder), load_file(weights)
+    model, trained = _untrained(embedder), read_tensors(weights)
     wanted = {name: value.shape for name, value in model.state_dict().items() if name.startswith(_TRAINED)}
     if {name: value.shape for name, value in trained.items()} != wanted:
         raise UserFault(
@@ -145,6 +154,7 @@ def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
     pictures = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=3)
     tokenizer = AutoTokenizer.from_pretrained(embedder, local_files_only=True)
     VisionTextDualEncoderProcessor(pictures, tokenizer).save_pretrained(out)
+    write_notices(out, "image_text")
     return out
 
 
@@ -155,20 +165,15 @@ def contrast(one_N_d: Tensor, other_N_d: Tensor, scale: Tensor) -> Tensor:
     return (functional.cross_entropy(logits_N_N, labels_N) + functional.cross_entropy(logits_N_N.T, labels_N)) / 2
 
 
-@cache
-def model_hash(folder: Path) -> str:
-    """Return the SHA-256 of the weights in a model folder. Raises UserFault for a folder without weights."""
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise UserFault(f"{folder}: it has no model.safetensors")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def _groups(settings: ImageTextTraining, library: PictureLibrary) -> list[list[Shot]]:
     return [
         drawn_group(random.Random(f"{settings.seed}:{i}"), library, settings.group_size, plain=i >= settings.groups)
         for i in range(settings.groups + settings.plain_groups)
     ]
+
+
+def _drawn_ids(library: PictureLibrary) -> list[str]:
+    return [*library.subjects, *(entry.id for entry in library.flags.values())]
 
 
 def _untrained(embedder: Path) -> Any:
@@ -185,7 +190,8 @@ def _untrained(embedder: Path) -> Any:
     if not isinstance(text, BertModel):
         raise UserFault(f"{embedder} holds a {type(text).__name__}: the text tower must be a BertModel")
     # The dual encoder asks every tower for one `hidden_size`, which this family states by stages.
-    tower = ConvNextV2Config(**TOWER, image_size=SIDE, hidden_size=TOWER["hidden_sizes"][-1])  # type: ignore[index]
+    kind: Any = ConvNextV2Config
+    tower = kind(**TOWER, image_size=SIDE, hidden_size=TOWER["hidden_sizes"][-1])
     config = VisionTextDualEncoderConfig.from_vision_text_configs(tower, text.config, projection_dim=DIMENSIONS)
     return VisionTextDualEncoderModel(config, AutoModel.from_config(tower), text)
 
@@ -208,12 +214,12 @@ def _first_states(model: Any, embedder: Path, texts: Sequence[str], out: Path, p
     model.eval()
     for at in range(0, len(texts), _CHUNK):
         chunk = list(texts[at : at + _CHUNK])
-        own = hashlib.sha256(json.dumps([model_hash(embedder), chunk]).encode()).hexdigest()
+        own = hashlib.sha256(json.dumps([encoder_hash(embedder), chunk]).encode()).hexdigest()
         file = folder / f"{own[:32]}.safetensors"
         if not file.is_file():
             inputs = tokenizer(chunk, padding=True, return_tensors="pt")
-            _write({"states": model.text_model(**inputs).last_hidden_state[:, 0].half()}, file)
-        found.append(load_file(file)["states"])
+            write_tensors({"states": model.text_model(**inputs).last_hidden_state[:, 0].half()}, file)
+        found.append(read_tensors(file)["states"])
         progress("texts", at + len(chunk), len(texts))
     return torch.cat(found)
 
@@ -239,10 +245,3 @@ def _loss(model: Any, one_N_3_S_S: Tensor, other_N_3_S_S: Tensor, states_N_h: Te
         scale = model.logit_scale.clamp(max=_MOST_SCALE).exp()
         with_text = (contrast(one_N_d, text_N_d, scale) + contrast(other_N_d, text_N_d, scale)) / 2
         return with_text + between * contrast(one_N_d, other_N_d, scale)
-
-
-def _write(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write tensors so that a file of this name is always whole."""
-    part = file.with_suffix(".part")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, part)
-    part.replace(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,11 @@ from pydantic import Field
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
+from genevolve_ray.small.notices import ATTRIBUTION, write_notices
+from genevolve_ray.small.parts import file_sha256
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.autoencoder import encode, new_autoencoder, train_autoencoder
+from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
 from genevolve_ray.small.training.denoiser import (
     SCHEDULER,
     TEXT_TOKENS,
@@ -24,6 +28,7 @@ from genevolve_ray.small.training.denoiser import (
     train_denoiser,
 )
 from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, RendererExamples
+from genevolve_ray.small.training.hashes import array_hash, encoder_hash, text_hash
 from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress
 
 if TYPE_CHECKING:
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 _PARTS = ("vae", "unet")
 _PROVENANCE = "provenance.json"
 _ENCODED_AT_ONCE = 1024
+_SHORT = 16
+"""Digits of a hash in the name of a file."""
 
 
 class RendererTraining(Config):
@@ -54,7 +61,8 @@ def train_renderer(
 ) -> Path:
     """Train the autoencoder and the denoiser, and return the folder of their weights.
 
-    Everything is kept in `work`, so that a second call continues where a first one stopped.
+    Everything is kept in `work`, so that a second call continues where a first one stopped. What is kept is marked by hashes
+    of the pictures, prompts and weights that it was made from, and used for no others.
 
     Args:
         library: The pictures.
@@ -64,7 +72,7 @@ def train_renderer(
         progress: Receives what is being done, how much is done and how much there is.
 
     Raises:
-        UserFault: if `work` holds a training with other settings.
+        UserFault: if `work` holds a training with other settings, pictures or prompts.
     """
     work.mkdir(parents=True, exist_ok=True)
     examples = RendererExamples(library, config.seed)
@@ -72,7 +80,9 @@ def train_renderer(
     scenes = _pixels(examples, range(config.pictures), "scenes", progress)
     checkpoint = work / "autoencoder.checkpoint.safetensors"
     vae = train_autoencoder(np.concatenate([scenes, references]), config.autoencoder, checkpoint, progress)
-    latents = _latent_examples(examples, vae, embedder, work, config, progress)
+    # The file, and not the model: the whitening of its latents may differ in the last digit on another machine.
+    source = text_hash([file_sha256(checkpoint), array_hash(scenes), array_hash(references)])
+    latents = _latent_examples(examples, vae, embedder, work, config, source, progress)
     unet = train_denoiser(latents, config.denoiser, work / "denoiser.checkpoint.safetensors", progress)
     facts = {
         "settings": config.model_dump(),
@@ -84,15 +94,10 @@ def train_renderer(
 
 def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path, facts: Mapping[str, Any]) -> Path:
     """Write the parts of the renderer in float16, with a record of their origin, and return the folder."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {}
     for name in _PARTS:
-        path = folder / f"{name}.safetensors"
-        part = path.with_name(path.name + ".part")
-        save_file({key: value.half().contiguous() for key, value in parts[name].items()}, part)
-        part.replace(path)
+        path = write_tensors({key: value.half() for key, value in parts[name].items()}, folder / f"{name}.safetensors")
         hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     provenance = {
         "what": "autoencoder and denoiser of the renderer of the world small, trained from nothing",
@@ -100,6 +105,7 @@ def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path,
         "data": "scenes composed from OpenMoji 17.0.0 (CC BY-SA 4.0, https://openmoji.org)",
         "text_encoder": "all-MiniLM-L6-v2 (Apache-2.0), frozen, not contained",
         "licence": "CC BY-SA 4.0",
+        "attribution": ATTRIBUTION,
         **facts,
         "sha256": hashes,
     }
@@ -140,6 +146,7 @@ def assemble_renderer(weights: Path, embedder: Path, out: Path) -> Path:
     )
     pipeline.save_pretrained(out, safe_serialization=True)
     (out / _PROVENANCE).write_bytes((weights / _PROVENANCE).read_bytes())
+    write_notices(out, "renderer")
     return out
 
 
@@ -177,19 +184,21 @@ def _latent_examples(
     embedder: Path,
     work: Path,
     config: RendererTraining,
+    source: str,
     progress: TrainingProgress,
 ) -> LatentExamples:
+    """Return the examples as latents and hidden states; `source` is a hash of the autoencoder and of what pictures show."""
     import torch
-    from safetensors.torch import load_file, save_file
 
     number = config.prompts * REFERENCES_PER_PROMPT
     prompts = [examples(first).prompt for first in range(0, number, REFERENCES_PER_PROMPT)]
-    texts = work / f"texts-{_digest([str(embedder.name), *prompts])}.npy"
+    written = text_hash([encoder_hash(embedder), str(TEXT_TOKENS), *prompts])
+    texts = work / f"texts-{written[:_SHORT]}.npy"
     if not texts.is_file():
         states = embed_prompts(embedder, ["", *prompts], lambda done, total: progress("prompts", done, total))
         _save_array(states, texts)
-    settings = {"examples": number, "seed": config.seed, "autoencoder": config.autoencoder.model_dump()}
-    kept = work / f"latents-{_digest([json.dumps(settings), *examples.reference_ids])}.safetensors"
+    drawn = text_hash([source, str(config.seed), *prompts, *examples.reference_ids])
+    kept = work / f"latents-{drawn[:_SHORT]}.safetensors"
     if not kept.is_file():
         parts = []
         for start in range(0, number, _ENCODED_AT_ONCE):
@@ -198,11 +207,8 @@ def _latent_examples(
             progress("latents", numbers.stop, number)
         plain, mirrored = (encode(vae, _references(examples, mirror)) for mirror in (False, True))
         white = encode(vae, np.full((1, 64, 64, 3), 255, np.uint8))
-        part = kept.with_name(kept.name + ".part")
-        tensors = {"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}
-        save_file({key: value.contiguous() for key, value in tensors.items()}, part)
-        part.replace(kept)
-    tensors = load_file(kept)
+        write_tensors({"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}, kept)
+    tensors = read_tensors(kept)
     states = np.load(texts, mmap_mode="r")
     return LatentExamples(
         pictures=tensors["pictures"].float(),
@@ -211,6 +217,7 @@ def _latent_examples(
         texts=states,
         text_rows=1 + np.arange(number) // REFERENCES_PER_PROMPT,
         empty_text=states[0],
+        made_from=text_hash([drawn, written]),
     )
 
 
@@ -238,12 +245,10 @@ def _pixels(
     return np.stack(rows)
 
 
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
 def _save_array(values: np.ndarray[Any, Any], path: Path) -> None:
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         np.save(file, values)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)

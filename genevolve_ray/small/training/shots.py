@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from genevolve_ray.small.countries import country_names
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import COLORS, Scene, compose
-from genevolve_ray.small.wording import counted, describe, names_of
+from genevolve_ray.small.wording import counted, describe, plain_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -101,15 +101,6 @@ def altered(scene: Scene, point: Point, rng: random.Random, library: PictureLibr
 def shot_of(scene: Scene, rng: random.Random, plain: bool = False) -> Shot:
     """Return a scene with one of many wordings, or in plain words, as the `truth_caption` of a request says it."""
     return Shot(plain_words(scene) if plain else describe(scene, rng, "none"), scene)
-
-
-def plain_words(scene: Scene) -> str:
-    """Return a scene in words that are always the same, as `three owls on a red background with the caption AB`."""
-    shown = counted(*names_of(scene), scene.count)
-    flag = scene.flag and f"in front of the flag of {country_names().get(scene.flag, scene.flag)}"
-    text = f"{shown} {flag or f'on {counted(scene.background, str(), 1)} background'}"
-    text += f" with the caption {scene.caption}" if scene.caption else ""
-    return text + (" in black and white" if scene.style == "black-and-white" else "")
 
 
 def drawn_group(rng: random.Random, library: PictureLibrary, size: int, plain: bool = False) -> list[Shot]:

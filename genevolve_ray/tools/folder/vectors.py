@@ -75,6 +75,10 @@ class TextVectors:
             self._rows = await asyncio.shield(self._task)
         return self._rows
 
+    async def kept(self) -> int:
+        """Return how many different texts have their vector in the file: fewer than there are where it could not be written."""
+        return len(await asyncio.to_thread(self._load))
+
     async def _all(self) -> NDArray[np.float32]:
         names = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in self._texts]
         known = await asyncio.to_thread(self._load)
