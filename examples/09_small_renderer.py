@@ -3,8 +3,9 @@
 You learn: the renderer of the world `small` is an ordinary folder in the layout of diffusers (InstructPix2Pix with its own
 autoencoder and denoiser). Three functions make it: `train_renderer` trains both on scenes that are composed from OpenMoji,
 `assemble_renderer` writes the folder, and `DiffusersRenderer` loads it as it loads any pipeline. Stop it when you like: the
-same command goes on where it stopped. The weights in the package come from this training at its default sizes, which takes
-about 80 minutes of one core; `--tiny` takes two, and draws noise.
+same command goes on where it stopped. The weights in the package come from this training, stopped
+after 3,600 steps of the denoiser; at its default sizes it takes about 80 minutes of one core. `--tiny` takes two
+minutes, and draws noise.
 
     .venv/bin/python examples/09_small_renderer.py [--tiny] [--prebuilt] [--out FOLDER]
         [--prompts N] [--autoencoder-steps N] [--denoiser-steps N] [--seed N]

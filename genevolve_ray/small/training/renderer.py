@@ -52,7 +52,7 @@ class RendererTraining(Config):
     """Seed of the examples."""
     autoencoder: TrainLoopConfig = TrainLoopConfig(steps=2400, batch=16, rate=2e-3)
     """The training between pixels and latents."""
-    denoiser: TrainLoopConfig = TrainLoopConfig(steps=5000, batch=32, rate=1e-3, warmup=200, average=0.999)
+    denoiser: TrainLoopConfig = TrainLoopConfig(steps=5000, batch=32, rate=1e-3, warmup=200, average=0.998)
     """The training of the diffusion model."""
 
 
