@@ -44,7 +44,7 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.verdict import ScoreFormula, kscore
 from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import Scene, compose
+from genevolve_ray.small.scene import SmallScene, compose
 from genevolve_ray.small.training.shots import POINTS, Point, altered, drawn_scene
 from genevolve_ray.small.wording import plain_words
 
@@ -101,7 +101,7 @@ def composed(count: int, library: PictureLibrary) -> list[Asked]:
     return found
 
 
-def _altered(scene: Scene, point: Point, rng: random.Random, library: PictureLibrary) -> Scene:
+def _altered(scene: SmallScene, point: Point, rng: random.Random, library: PictureLibrary) -> SmallScene:
     """Return a scene that visibly differs in one point: several countries have the same flag, or nearly."""
     other = altered(scene, point, rng, library)
     if point == "background" and scene.flag is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.records.request import Request
 from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary, flag_code
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import Part, Reference, describe
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class Case:
     """Hold a request, its scene, its truth, and a scene of another request."""
 
     request: Request
-    scene: Scene
+    scene: SmallScene
     truth: bytes
-    other: Scene
+    other: SmallScene
 
     @property
     def entity(self) -> str:
@@ -52,7 +52,7 @@ class Attempt:
 
     prompt: str = ""
     reference: str = ""
-    scene: Scene | None = None
+    scene: SmallScene | None = None
     picture: PillowImage | None = None
 
 
@@ -168,12 +168,12 @@ def png(picture: PillowImage) -> bytes:
     return buffer.getvalue()
 
 
-def _program(scene: Scene, rng: random.Random, library: PictureLibrary, omit: Sequence[Part] = ()) -> Attempt:
+def _program(scene: SmallScene, rng: random.Random, library: PictureLibrary, omit: Sequence[Part] = ()) -> Attempt:
     kind, id = _reference(scene, library)
     return Attempt(describe(scene, rng, kind, omit), id, scene)
 
 
-def _reference(scene: Scene, library: PictureLibrary) -> tuple[Reference, str]:
+def _reference(scene: SmallScene, library: PictureLibrary) -> tuple[Reference, str]:
     """Return what the first reference of a scene's program is, and its id: the flag, else the subject."""
     if scene.flag is not None:
         return "flag", library.flags[scene.flag].id

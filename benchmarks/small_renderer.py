@@ -29,7 +29,7 @@ from genevolve_ray.renderers.diffusers import DiffusersRenderer
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig
 from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import Part, Reference, describe
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ CONDITIONS: dict[str, tuple[str, tuple[Part, ...]]] = {
 class Trial:
     """Hold a scene, what its right reference is, and another scene with a wrong one."""
 
-    scene: Scene
+    scene: SmallScene
     kind: Reference
     right: str
     wrong: str
@@ -83,7 +83,7 @@ def trials(library: PictureLibrary, number: int, seed: int) -> list[Trial]:
         while other_flag == flag or other_flag in alike[flag]:  # Then the "wrong" reference would be right.
             other_flag = rng.choice(flags)
         subject, other_subject = rng.sample(rare, 2)
-        scene = Scene(
+        scene = SmallScene(
             subject=rng.choice(common) if kind == "flag" else subject,
             count=1 + i // 2 % 4,
             background=flag if kind == "flag" else rng.choice(list(COLORS)),
@@ -110,7 +110,7 @@ async def render(
     return drawn
 
 
-def told(library: PictureLibrary, picture: Any, scenes: Sequence[Scene]) -> int:
+def told(library: PictureLibrary, picture: Any, scenes: Sequence[SmallScene]) -> int:
     """Return the position of the scene that is nearest to a picture in mean absolute difference of pixels.
 
     Of equally near ones it is the last, so that a picture which fits the first scene no better than another is a miss.
@@ -122,7 +122,7 @@ def told(library: PictureLibrary, picture: Any, scenes: Sequence[Scene]) -> int:
     return len(distances) - 1 - int(np.argmin(distances[::-1]))
 
 
-def alternatives(library: PictureLibrary, trial: Trial, i: int, seed: int) -> dict[str, list[Scene]]:
+def alternatives(library: PictureLibrary, trial: Trial, i: int, seed: int) -> dict[str, list[SmallScene]]:
     """Return, by part, the true scene first and scenes that differ from it in that part, with flags that look different."""
     rng, scene = random.Random(f"{seed}/others/{i}"), trial.scene
     rare = [s.id for s in library.subjects.values() if s.common == library.subjects[scene.subject].common]
@@ -172,7 +172,7 @@ def measure(
     return numbers, rows
 
 
-def chance(options: Sequence[dict[str, list[Scene]]]) -> Row:
+def chance(options: Sequence[dict[str, list[SmallScene]]]) -> Row:
     """Return, by part, the share of the most frequent value, or one of the number of candidates where that is more."""
     found: Row = {}
     for part in sorted({part for parts in options for part in parts}):

@@ -38,7 +38,7 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import RewardConfig
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import Scene, compose
+from genevolve_ray.small.scene import SmallScene, compose
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -249,7 +249,7 @@ def read_cases(files: Sequence[Path], count: int, seed: int) -> list[Case]:
     """Return random requests of files of rows with their truths; of each, the scene of another as well."""
     read = [(file, json.loads(line)) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     chosen = random.Random(seed).sample(read, min(count, len(read)))
-    scenes = [Scene.model_validate(row["meta"]["scene"]) for _, row in chosen]
+    scenes = [SmallScene.model_validate(row["meta"]["scene"]) for _, row in chosen]
     return [
         Case(
             Request(id=row["id"], prompt=row["prompt"], eval_type=EvalType(row["eval_type"]), meta=row["meta"]),

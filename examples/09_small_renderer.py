@@ -27,7 +27,7 @@ from genevolve_ray.renderers.diffusers import DiffusersRenderer
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig
 from genevolve_ray.small.parts import locate
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.training.loops import LoopConfig
+from genevolve_ray.small.training.loops import TrainLoopConfig
 from genevolve_ray.small.training.renderer import RendererTraining, assemble_renderer, prebuilt_renderer, train_renderer
 
 SCENES = [
@@ -45,7 +45,7 @@ SCENES = [
 def settings(asked: argparse.Namespace) -> RendererTraining:
     """Return the sizes of the training."""
     if asked.tiny:
-        loop = LoopConfig(steps=4, batch=2, warmup=1)
+        loop = TrainLoopConfig(steps=4, batch=2, warmup=1)
         return RendererTraining(prompts=4, pictures=8, seed=asked.seed, autoencoder=loop, denoiser=loop)
     plain = RendererTraining()
     return RendererTraining(

@@ -6,7 +6,7 @@ Shape legend: B pairs of a batch, d dimensions of the image space.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoImageProcessor
@@ -72,7 +72,7 @@ class ImageSpaceModel(PictureBatches[_Pictures, float]):
         inputs = self._placed(self._processor(images=pictures, return_tensors="pt"))
         found = (self._features or self._model)(**inputs)
         # Older releases of transformers returned the vectors themselves.
-        vectors = found if isinstance(found, torch.Tensor) else getattr(found, "pooler_output", None)
+        vectors: Any = found if isinstance(found, torch.Tensor) else getattr(found, "pooler_output", None)
         # Some models have one vector for each patch or token.
         whole = isinstance(vectors, torch.Tensor) and vectors.shape[:1] == (len(pictures),) and vectors.ndim > 1
         if not whole or vectors[0].numel() != vectors.shape[1]:

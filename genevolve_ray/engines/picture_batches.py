@@ -204,8 +204,8 @@ class PictureBatches(ABC, Generic[ItemT, ResultT]):
                     raise
                 # One of the others may be to blame, or their number: each then has its own turn.
                 found = self._computation([item])
-            for one, result in zip(batch, found, strict=False):
-                one.result = result
+            for one, own in zip(batch, found, strict=False):
+                one.result = own
         assert item.result is not None
         result: ResultT = item.result
         return result

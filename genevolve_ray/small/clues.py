@@ -146,7 +146,7 @@ def _shared_peaks(countries: Sequence[Country]) -> set[str]:
     heights = {
         country.name: found[1]
         for country in countries
-        if (found := re.search(r"([\d,]+) m\b", dict(country.sections).get("Highest point", "")))
+        if (found := re.search(r"(\d[\d,]{0,9}) m\b", dict(country.sections).get("Highest point", "")))
     }
     by_border = {country.name: country.borders for country in countries}
     shared: set[str] = set()

@@ -33,7 +33,7 @@ from genevolve_ray.small.factbook import Country, read_factbook
 from genevolve_ray.small.parts import locate
 from genevolve_ray.small.pictures import PictureLibrary, flag_code
 from genevolve_ray.small.requests import Posed, Wish, WorldPart, divide_world, fact_of, pose, random_letters
-from genevolve_ray.small.scene import COLORS, COUNT_WORDS, Scene, compose
+from genevolve_ray.small.scene import COLORS, COUNT_WORDS, SmallScene, compose
 from genevolve_ray.small.subjects import Subject, every_subject
 from genevolve_ray.small.teacher import PROFILE, SmallTeacherConfig, draw_slips, play_small
 from genevolve_ray.small.wording import names_of
@@ -234,15 +234,15 @@ def says(prompt: str, words: str, *, exactly: bool = False) -> bool:
     return re.search(rf"\b{re.escape(words)}\b", prompt, 0 if exactly else re.IGNORECASE) is not None
 
 
-def scene_of(row: TrajectoryRow) -> Scene:
+def scene_of(row: TrajectoryRow) -> SmallScene:
     """Return the scene that the writer of a request keeps in `meta`. Raises InfraFailure without one."""
     try:
-        return Scene.model_validate(row.meta["scene"])
+        return SmallScene.model_validate(row.meta["scene"])
     except (KeyError, ValueError) as error:
         raise InfraFailure(f"row {row.id} has no scene of the world small: {error}") from error
 
 
-def right_reference(row: TrajectoryRow, scene: Scene) -> bool:
+def right_reference(row: TrajectoryRow, scene: SmallScene) -> bool:
     """Return whether the first reference of a program is the flag or the rare thing of the scene."""
     for hit in row.references[:1]:
         shown = Path(hit.url).stem

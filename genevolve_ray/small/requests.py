@@ -28,7 +28,7 @@ from genevolve_ray.small.corpus import Progress
 from genevolve_ray.small.factbook import Country
 from genevolve_ray.small.notices import write_notices
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.subjects import Subject, every_subject
 from genevolve_ray.small.wording import counted, names_of, plain_words
 
@@ -82,7 +82,7 @@ class Posed(Record):
     """ISO code of the country, or the id of the rare subject."""
     prompt: str
     wish: Wish
-    scene: Scene
+    scene: SmallScene
     truth_caption: str
     """The scene in the words that the image-text model learned, with every fact resolved: it knows no facts."""
 
@@ -277,7 +277,7 @@ def pose(id: str, family: Family, subject: Subject, wish: Wish, country: Country
         country: the country of the flag; None for a plain background.
         rng: chooses the wording.
     """
-    scene = Scene(
+    scene = SmallScene(
         subject=subject.id,
         count=wish.count,
         background=wish.color or (country.iso if country else ""),

@@ -43,7 +43,7 @@ _JITTER = 0.025
 """A copy moves by at most this part of the picture's side, so that no two touch and none leaves the picture."""
 
 
-class Scene(Record):
+class SmallScene(Record):
     """Describe one picture of the world `small`."""
 
     subject: str = Field(pattern=r"^[0-9A-F-]+$")
@@ -64,7 +64,7 @@ class Scene(Record):
 
 
 def compose(
-    scene: Scene, library: PictureLibrary, side: int = 64, seed: int = 0, *, mirrored: bool = False
+    scene: SmallScene, library: PictureLibrary, side: int = 64, seed: int = 0, *, mirrored: bool = False
 ) -> PillowImage:
     """Return the picture of a scene, RGB, side x side pixels; the seed moves the subjects a little.
 

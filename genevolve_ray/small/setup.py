@@ -176,7 +176,7 @@ async def embed_in_parts(texts: Sequence[str], embedder: Embedder, folder: Path,
     """Embed texts, and keep the vectors in a file of `folder` after each part, so that a killed call loses one part.
 
     Raises:
-        OSError: when the file cannot be written. A run only warns, and embeds again at its next start.
+        SetupFault: when the file cannot be written. A run only warns, and embeds again at its next start.
         InfraFailure: when the embedder is down.
     """
     from genevolve_ray.tools.folder.vectors import TextVectors
@@ -186,4 +186,4 @@ async def embed_in_parts(texts: Sequence[str], embedder: Embedder, folder: Path,
         vectors = TextVectors(begun, embedder, folder, name)
         await vectors.rows()
         if (kept := await vectors.kept()) < (wanted := len(set(begun))):
-            raise OSError(f"{folder}: {kept} of {wanted} embeddings of {name} could be written; is the disk full?")
+            raise SetupFault(f"{folder}: {kept} of {wanted} embeddings of {name} could be written; is the disk full?")

@@ -32,7 +32,7 @@ from genevolve_ray.small.clues import Clue
 from genevolve_ray.small.corpus import Progress
 from genevolve_ray.small.notices import write_notices
 from genevolve_ray.small.requests import Wish
-from genevolve_ray.small.scene import Scene
+from genevolve_ray.small.scene import SmallScene
 from genevolve_ray.small.wording import counted, names_of
 from genevolve_ray.tools.protocol import Tool
 
@@ -110,7 +110,7 @@ class ScriptedPolicy:
             seen = yield _call(think, "search", queries=[query.format(country)])
             caption = _fact(seen, country, section, form)
             think = f"The code is {caption}."
-        subject = names_of(Scene(subject=wish.subject))[0]
+        subject = names_of(SmallScene(subject=wish.subject))[0]
         described = f"the country {wish.clue.words}" if wish.clue is not None else ""
         wanted = subject if wish.color else f"flag of {country or described}"
         seen = yield _call(think, "image_search", query=wanted)
@@ -132,7 +132,7 @@ class ScriptedPolicy:
     def _prompt(self, caption: str) -> str:
         """Return the prompt of the program, with the errors of this episode."""
         wish, slips = self._wish, self._slips
-        singular, plural = names_of(Scene(subject=wish.subject))
+        singular, plural = names_of(SmallScene(subject=wish.subject))
         count = wish.count
         if slips.wrong_count:
             count = self._rng.choice([other for other in range(1, 5) if other != count])

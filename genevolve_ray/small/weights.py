@@ -60,7 +60,6 @@ def trained_stages() -> list[SetupStage]:
 
     The settings of a training are inputs: another version with other defaults trains again.
     """
-    from genevolve_ray.small.training.cold_start import SETTINGS
     from genevolve_ray.small.training.image_text import ImageTextTraining
     from genevolve_ray.small.training.renderer import RendererTraining
 
@@ -98,6 +97,15 @@ def trained_stages() -> list[SetupStage]:
             inputs={"recipe": "1"},
             license=_TRAINED_ON,
         ),
+        *_cold_start_stages(),
+    ]
+
+
+def _cold_start_stages() -> list[SetupStage]:
+    """Return the stages from the teacher's rows to the policy."""
+    from genevolve_ray.small.training.cold_start import SETTINGS
+
+    return [
         SetupStage(
             "rows",
             "conversations of the scripted teacher",

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Literal, get_args
 
 from genevolve_ray.small.countries import country_names
-from genevolve_ray.small.scene import COUNT_WORDS, Scene
+from genevolve_ray.small.scene import COUNT_WORDS, SmallScene
 from genevolve_ray.small.subjects import every_subject
 
 Reference = Literal["flag", "subject", "none"]
@@ -56,7 +56,7 @@ _IN_COLOR = ("in color", "as a color picture", "in full color")
 _OPENINGS = ("", "", "", "A picture of ", "An illustration of ", "Draw ", "Show ")
 
 
-def describe(scene: Scene, rng: random.Random, reference: Reference, omit: Collection[Part] = ()) -> str:
+def describe(scene: SmallScene, rng: random.Random, reference: Reference, omit: Collection[Part] = ()) -> str:
     """Return a prompt for a scene, as an agent writes it in a program.
 
     Args:
@@ -88,7 +88,7 @@ def describe(scene: Scene, rng: random.Random, reference: Reference, omit: Colle
     return (text[0].upper() + text[1:] + ".").replace(",,", ",").replace(",.", ".").replace("  ", " ")
 
 
-def plain_words(scene: Scene) -> str:
+def plain_words(scene: SmallScene) -> str:
     """Return a scene in words that are always the same, as `three owls on a red background with the caption AB`.
 
     The image-text model of the judges learns these words, and requests state what is wanted in them (`truth_caption`).
@@ -102,7 +102,7 @@ def plain_words(scene: Scene) -> str:
     return text + (" in black and white" if scene.style == "black-and-white" else "")
 
 
-def names_of(scene: Scene) -> tuple[str, str]:
+def names_of(scene: SmallScene) -> tuple[str, str]:
     """Return the singular and the plural of a scene's subject; `name` of the scene, where given, with an s."""
     if scene.name:
         return scene.name, f"{scene.name}s"
@@ -120,7 +120,7 @@ def counted(noun: str, plural: str, count: int) -> str:
     return f"{'an' if noun[0] in 'aeiou' and not sounds_like_a_consonant else 'a'} {noun}"
 
 
-def _subject(scene: Scene, rng: random.Random, reference: Reference, omit: Collection[Part]) -> str:
+def _subject(scene: SmallScene, rng: random.Random, reference: Reference, omit: Collection[Part]) -> str:
     noun, plural = rng.choice(_VAGUE) if "name" in omit else names_of(scene)
     if "count" in omit:
         phrase = f"the {noun}" if rng.random() < 0.5 else plural
@@ -135,7 +135,7 @@ def _subject(scene: Scene, rng: random.Random, reference: Reference, omit: Colle
     return rng.choice(_SHOWN + _LIKE).format(phrase)
 
 
-def _background(scene: Scene, rng: random.Random, reference: Reference) -> str:
+def _background(scene: SmallScene, rng: random.Random, reference: Reference) -> str:
     if scene.flag is None:
         return rng.choice(_PLAIN).format(color=scene.background)
     country = country_names().get(scene.flag, scene.flag)

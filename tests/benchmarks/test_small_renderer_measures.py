@@ -8,7 +8,7 @@ from genevolve_ray.config import load_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import Scene, compose
+from genevolve_ray.small.scene import SmallScene, compose
 
 SEED = 1
 
@@ -51,18 +51,19 @@ def test_no_other_flag_looks_like_the_true_one(library: PictureLibrary) -> None:
 
 
 def test_a_picture_that_fits_another_scene_as_well_is_a_miss(library: PictureLibrary) -> None:
-    indonesia, monaco, japan = (Scene(subject="1F408", background=code) for code in ("ID", "MC", "JP"))
+    indonesia, monaco, japan = (SmallScene(subject="1F408", background=code) for code in ("ID", "MC", "JP"))
     picture = np.asarray(compose(indonesia, library))
     assert told(library, picture, [indonesia, japan]) == 0
     assert told(library, picture, [indonesia, monaco, japan]) == 1
 
 
 def test_chance_is_the_most_frequent_value_or_one_candidate() -> None:
-    color, gray = Scene(subject="1F408"), Scene(subject="1F408", style="black-and-white")
+    color, gray = SmallScene(subject="1F408"), SmallScene(subject="1F408", style="black-and-white")
     found = chance([{"style": [color, gray]}] * 3 + [{"style": [gray, color], "count": [color] * 4}])
     assert found == {"style": (0.75, 0.75, 0.75), "count": (1, 1, 1)}
     assert (
-        chance([{"flag": [Scene(subject="1F408", background=code)] * 8} for code in ("JP", "FR")])["flag"] == (0.5,) * 3
+        chance([{"flag": [SmallScene(subject="1F408", background=code)] * 8} for code in ("JP", "FR")])["flag"]
+        == (0.5,) * 3
     )
 
 

@@ -28,12 +28,12 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import RewardConfig
 from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import Scene, compose
+from genevolve_ray.small.scene import SmallScene, compose
 
 SCENES = (
-    Scene(subject="1F408", count=2, background="FR"),
-    Scene(subject="1F9EE", background="yellow", caption="AB"),
-    Scene(subject="1F404", count=4, background="JP", style="black-and-white"),
+    SmallScene(subject="1F408", count=2, background="FR"),
+    SmallScene(subject="1F9EE", background="yellow", caption="AB"),
+    SmallScene(subject="1F404", count=4, background="JP", style="black-and-white"),
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 from genevolve_ray.errors import UserFault
 from genevolve_ray.small import setup
 from genevolve_ray.small.setup import embed_in_parts, setup_stages
+from genevolve_ray.small.stages import SetupFault
 from genevolve_ray.small.training.hashes import array_hash, encoder_hash, pictures_hash, text_hash
 
 
@@ -71,7 +72,7 @@ class Lengths:
 
 async def test_embeddings_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "full").write_text("")
-    with pytest.raises(OSError, match="0 of 2 embeddings of texts could be written"):
+    with pytest.raises(SetupFault, match="0 of 2 embeddings of texts could be written"):
         await embed_in_parts(["a", "bc", "a"], Lengths(), tmp_path / "full", "texts")
 
 

@@ -16,7 +16,7 @@ from genevolve_ray.judges.likeness_judge import LikenessJudge, LikenessJudgeConf
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import Scene, compose
+from genevolve_ray.small.scene import SmallScene, compose
 from genevolve_ray.small.training.image_text import (
     ImageTextTraining,
     assemble_image_text,
@@ -49,7 +49,7 @@ def trained(library: PictureLibrary, embedder: Path, out: Path, **settings: Any)
     return train_image_text(library, embedder, out, ImageTextTraining(**{**SHORT, **settings}))
 
 
-def png(scene: Scene, library: PictureLibrary, seed: int = 0) -> bytes:
+def png(scene: SmallScene, library: PictureLibrary, seed: int = 0) -> bytes:
     buffer = io.BytesIO()
     compose(scene, library, seed=seed).save(buffer, "PNG")
     return buffer.getvalue()
@@ -98,7 +98,7 @@ async def test_the_assembled_folder_is_an_ordinary_model_of_both_judges(
     library: PictureLibrary, embedder: Path, tmp_path: Path
 ) -> None:
     folder = assemble_image_text(trained(library, embedder, tmp_path / "run"), embedder, tmp_path / "folder")
-    picture = png(Scene(subject="1F408", background="red"), library)
+    picture = png(SmallScene(subject="1F408", background="red"), library)
     wide = {"model": str(folder), "low": -1, "high": 1}
     alignment = AlignmentJudge(AlignmentJudgeConfig.model_validate(wide))
     likeness = LikenessJudge(LikenessJudgeConfig.model_validate(wide))

@@ -16,7 +16,7 @@ from genevolve_ray.judges.likeness_judge import LikenessJudge, LikenessJudgeConf
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import Scene, compose
+from genevolve_ray.small.scene import SmallScene, compose
 from genevolve_ray.small.training.image_text import assemble_image_text
 from genevolve_ray.small.training.shots import altered, drawn_scene, plain_words
 
@@ -38,7 +38,7 @@ def model(shipped: Path, minilm: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def scenes(library: PictureLibrary) -> list[tuple[Scene, Scene]]:
+def scenes(library: PictureLibrary) -> list[tuple[SmallScene, SmallScene]]:
     """Scenes of no training group, each with one that has another background."""
     rng, found = random.Random("easy pairs"), []
     for _ in range(PAIRS):
@@ -47,7 +47,7 @@ def scenes(library: PictureLibrary) -> list[tuple[Scene, Scene]]:
     return found
 
 
-def png(scene: Scene, library: PictureLibrary, seed: int) -> bytes:
+def png(scene: SmallScene, library: PictureLibrary, seed: int) -> bytes:
     buffer = io.BytesIO()
     compose(scene, library, seed=seed).save(buffer, "PNG")
     return buffer.getvalue()
@@ -61,7 +61,7 @@ def test_the_weights_are_those_of_their_provenance_and_small(shipped: Path) -> N
 
 
 async def test_likeness_prefers_the_background_of_the_truth(
-    model: str, scenes: list[tuple[Scene, Scene]], library: PictureLibrary
+    model: str, scenes: list[tuple[SmallScene, SmallScene]], library: PictureLibrary
 ) -> None:
     judge = LikenessJudge(LikenessJudgeConfig(model=model, low=-1, high=1))
     right = 0
@@ -76,7 +76,7 @@ async def test_likeness_prefers_the_background_of_the_truth(
 
 
 async def test_alignment_prefers_the_picture_of_its_text(
-    model: str, scenes: list[tuple[Scene, Scene]], library: PictureLibrary
+    model: str, scenes: list[tuple[SmallScene, SmallScene]], library: PictureLibrary
 ) -> None:
     judge = AlignmentJudge(AlignmentJudgeConfig(model=model, text="meta.truth_caption", low=-1, high=1))
     right = 0

@@ -12,7 +12,7 @@ from genevolve_ray.renderers.diffusers_config import DiffusersConfig
 from genevolve_ray.small.training.autoencoder import decode, encode, new_autoencoder, train_autoencoder, whiten
 from genevolve_ray.small.training.denoiser import TEXT_TOKENS, LatentExamples, batch_of, train_denoiser
 from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, RendererExamples
-from genevolve_ray.small.training.loops import LoopConfig
+from genevolve_ray.small.training.loops import TrainLoopConfig
 from genevolve_ray.small.training.renderer import (
     RendererTraining,
     assemble_renderer,
@@ -82,7 +82,7 @@ def test_the_picture_follows_the_reference_and_not_the_prompt(library):
 
 
 def test_a_training_of_the_autoencoder_goes_on_where_it_stopped(tmp_path):
-    pictures, config = noise_pictures(8), LoopConfig(steps=3, batch=2, save_every=1, warmup=1)
+    pictures, config = noise_pictures(8), TrainLoopConfig(steps=3, batch=2, save_every=1, warmup=1)
     whole = train_autoencoder(pictures, config, tmp_path / "whole", silent)
     with pytest.raises(Stopped):
         train_autoencoder(pictures, config, tmp_path / "parts", stopping(2))
@@ -91,7 +91,7 @@ def test_a_training_of_the_autoencoder_goes_on_where_it_stopped(tmp_path):
 
 
 def test_a_training_of_the_denoiser_goes_on_where_it_stopped(tmp_path):
-    config = LoopConfig(steps=2, batch=2, save_every=1, warmup=1)
+    config = TrainLoopConfig(steps=2, batch=2, save_every=1, warmup=1)
     whole = train_denoiser(latent_examples(), config, tmp_path / "whole", silent)
     with pytest.raises(Stopped):
         train_denoiser(latent_examples(), config, tmp_path / "parts", stopping(2))
@@ -100,13 +100,13 @@ def test_a_training_of_the_denoiser_goes_on_where_it_stopped(tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    train_autoencoder(noise_pictures(4), LoopConfig(steps=1, batch=1), tmp_path / "kept", silent)
+    train_autoencoder(noise_pictures(4), TrainLoopConfig(steps=1, batch=1), tmp_path / "kept", silent)
     with pytest.raises(UserFault, match="'steps': 1"):
-        train_autoencoder(noise_pictures(4), LoopConfig(steps=2, batch=1), tmp_path / "kept", silent)
+        train_autoencoder(noise_pictures(4), TrainLoopConfig(steps=2, batch=1), tmp_path / "kept", silent)
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
-    config = LoopConfig(steps=1, batch=1)
+    config = TrainLoopConfig(steps=1, batch=1)
     train_autoencoder(noise_pictures(4), config, tmp_path / "pictures", silent)
     with pytest.raises(UserFault, match="remove it to start anew"):
         train_autoencoder(255 - noise_pictures(4), config, tmp_path / "pictures", silent)
@@ -139,7 +139,7 @@ def test_texts_and_references_are_left_out_as_often_as_both():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_renderer_is_trained_from_nothing_and_resumes_without_repeating(library, minilm, tmp_path):
-    loop = LoopConfig(steps=2, batch=2, save_every=1, warmup=1)
+    loop = TrainLoopConfig(steps=2, batch=2, save_every=1, warmup=1)
     config = RendererTraining(prompts=2, pictures=4, autoencoder=loop, denoiser=loop)
     weights = train_renderer(library, minilm, tmp_path, config, silent)
     first = (weights / "unet.safetensors").read_bytes()

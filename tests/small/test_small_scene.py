@@ -9,7 +9,7 @@ from genevolve_ray.small import pictures
 from genevolve_ray.small.countries import country_names
 from genevolve_ray.small.parts import locate
 from genevolve_ray.small.pictures import PictureLibrary, flag_code
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.subjects import every_subject
 from genevolve_ray.small.wording import describe
 
@@ -21,7 +21,7 @@ def pixels(picture):
 
 
 def test_the_same_scene_and_seed_give_the_same_pixels(library):
-    scene = Scene(subject=CAT, count=3, background="MN", caption="MN")
+    scene = SmallScene(subject=CAT, count=3, background="MN", caption="MN")
     first, again, other = (compose(scene, library, seed=seed) for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes() != other.tobytes()
     assert first.size == (64, 64) and first.mode == "RGB"
@@ -34,7 +34,7 @@ def test_every_copy_of_a_subject_stands_alone(library, count, caption):
     background = COLORS["pink"]
     for seed in range(3):
         picture = pixels(
-            compose(Scene(subject=ball, count=count, background="pink", caption=caption), library, 128, seed)
+            compose(SmallScene(subject=ball, count=count, background="pink", caption=caption), library, 128, seed)
         )
         top = picture[: round(128 * 0.68) if caption else 128]
         assert _islands(np.abs(top - background).sum(-1) > 60) == count
@@ -55,13 +55,13 @@ def test_a_flag_fills_the_canvas(library):
 
 
 def test_a_black_and_white_scene_has_no_color(library):
-    picture = pixels(compose(Scene(subject=OWL, background="MN", style="black-and-white"), library))
+    picture = pixels(compose(SmallScene(subject=OWL, background="MN", style="black-and-white"), library))
     assert (picture.max(-1) == picture.min(-1)).all()
 
 
 def test_a_caption_changes_the_bottom_alone(library):
-    plain = pixels(compose(Scene(subject=CAT, background="BR", caption="AB"), library))
-    other = pixels(compose(Scene(subject=CAT, background="BR", caption="XY"), library))
+    plain = pixels(compose(SmallScene(subject=CAT, background="BR", caption="AB"), library))
+    other = pixels(compose(SmallScene(subject=CAT, background="BR", caption="XY"), library))
     rows = np.flatnonzero(np.abs(plain - other).sum((1, 2)))
     assert rows.min() >= 44 and rows.max() - rows.min() + 1 >= 14
 
@@ -93,7 +93,7 @@ def test_what_a_library_lacks_is_named(library, tmp_path):
 
 
 def test_a_prompt_names_all_parts_and_the_reference():
-    scene = Scene(subject=OWL, count=3, background="MN", caption="UB", style="black-and-white")
+    scene = SmallScene(subject=OWL, count=3, background="MN", caption="UB", style="black-and-white")
     for seed in range(50):
         prompt = describe(scene, random.Random(seed), "flag")
         assert "first reference image" in prompt and "owls" in prompt and "UB" in prompt
@@ -102,7 +102,7 @@ def test_a_prompt_names_all_parts_and_the_reference():
 
 
 def test_a_poor_prompt_leaves_out_what_it_should():
-    scene = Scene(subject=OWL, count=2, background="pink", caption="UB")
+    scene = SmallScene(subject=OWL, count=2, background="pink", caption="UB")
     prompt = describe(scene, random.Random(0), "none", omit=("name", "background", "caption"))
     assert not any(word in prompt for word in ("owl", "pink", "UB"))
     with pytest.raises(ValueError, match="'pink'"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genevolve_ray.small.training.hashes import array_hash
-from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
+from genevolve_ray.small.training.loops import TrainingProgress, TrainLoopConfig, train_loop
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def new_autoencoder(seed: int = 0) -> Any:
     return model
 
 
-def train_autoencoder(pixels: Pixels, config: LoopConfig, checkpoint: Path, progress: TrainingProgress) -> Any:
+def train_autoencoder(pixels: Pixels, config: TrainLoopConfig, checkpoint: Path, progress: TrainingProgress) -> Any:
     """Train an autoencoder on pictures, uint8[N, H, W, 3], and return it, with its scaling factor set.
 
     The loss is the absolute error of pixels and of their differences to their neighbors, which keeps outlines sharp,

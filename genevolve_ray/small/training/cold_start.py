@@ -28,12 +28,12 @@ SETTINGS: dict[str, Any] = {
     "epochs": 1,
     "max_rows": 256,
     "global_batch": 4,  # many small steps; their common prompt is computed once a step
-    "cutoff": 1280,
+    "heldout_fraction": 0.0,
     "token_budget": 2048,
     "checkpoint_every": 8,
     "profile": "small",
 }
-"""Settings of the fine-tuning, as `genevolve sft` takes them."""
+"""Settings of the fine-tuning by which the adapter that ships was trained, as `genevolve sft --set` takes them."""
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Name of the base that a packed adapter states."""
 PACKED = "provenance.json"
@@ -68,7 +68,7 @@ def train_cold_start(rows: Path, policy: Path, out: Path, progress: Callable[[st
     """Fine-tune an adapter for a policy, and return the record of the training. A killed one resumes.
 
     Args:
-        rows: the folder of `small.teacher.write_rows`, with `train.jsonl` and `validation.jsonl`.
+        rows: the folder of `small.teacher.write_rows`, with `train.jsonl`.
         policy: the folder of `small.convert.convert_policy`.
         out: receives the adapter in peft's layout.
         progress: receives what is done, how much of it, and of how much.
@@ -76,7 +76,7 @@ def train_cold_start(rows: Path, policy: Path, out: Path, progress: Callable[[st
     Raises:
         DataError, OccupiedFolder, UserFault: as `data.sft_training.train_on_rows`.
     """
-    config = SftRowsConfig.model_validate({**SETTINGS, "heldout_paths": [rows / "validation.jsonl"]})
+    config = SftRowsConfig.model_validate(SETTINGS)
     return train_on_rows([rows / "train.jsonl"], policy, out, config, ReportedSft(progress))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
+from genevolve_ray.small.training.loops import TrainingProgress, TrainLoopConfig, train_loop
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,9 @@ def new_denoiser(seed: int = 0) -> Any:
     return model
 
 
-def train_denoiser(examples: LatentExamples, config: LoopConfig, checkpoint: Path, progress: TrainingProgress) -> Any:
+def train_denoiser(
+    examples: LatentExamples, config: TrainLoopConfig, checkpoint: Path, progress: TrainingProgress
+) -> Any:
     """Train a denoiser to predict the velocity of noisy latents, and return it with its averaged weights.
 
     Raises:

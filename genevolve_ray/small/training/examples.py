@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import Part, Reference, describe
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class RendererExample(Record):
     """The id of a picture of the library, None for a white canvas."""
     mirrored: bool = False
     """True where the subject, and the reference that shows it, are mirrored."""
-    scene: Scene
+    scene: SmallScene
     seed: int
 
 
@@ -101,7 +101,7 @@ class RendererExamples:
         picture = self.library.reference(example.reference, side)
         return ImageOps.mirror(picture) if example.mirrored else picture
 
-    def _other(self, asked: Scene, kind: Reference, rng: random.Random) -> Scene:
+    def _other(self, asked: SmallScene, kind: Reference, rng: random.Random) -> SmallScene:
         """Return a scene with another flag or subject, as another reference than the named one gives it."""
         if kind == "flag":
             return asked.model_copy(update={"background": rng.choice(self._flags)})
@@ -110,12 +110,12 @@ class RendererExamples:
             return asked.model_copy(update=self._named(rng.choice(pool)))
         return asked
 
-    def _flag_id(self, scene: Scene) -> str | None:
+    def _flag_id(self, scene: SmallScene) -> str | None:
         return None if scene.flag is None else self.library.flags[scene.flag].id
 
-    def _scene(self, rng: random.Random, subjects: list[str], background: str) -> Scene:
+    def _scene(self, rng: random.Random, subjects: list[str], background: str) -> SmallScene:
         caption = "".join(rng.choice(_LETTERS) for _ in range(rng.choice((2, 2, 3)))) if rng.random() < 0.4 else ""
-        return Scene(
+        return SmallScene(
             **self._named(rng.choice(subjects)),
             count=rng.choice((1, 1, 2, 3, 4)),
             background=background,

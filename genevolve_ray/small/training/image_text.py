@@ -26,7 +26,7 @@ from genevolve_ray.small.notices import ATTRIBUTION, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
 from genevolve_ray.small.training.hashes import encoder_hash, pictures_hash, text_hash
-from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress, train_loop
+from genevolve_ray.small.training.loops import TrainingProgress, TrainLoopConfig, train_loop
 from genevolve_ray.small.training.shots import KeptLibrary, Shot, drawn_group
 from genevolve_ray.small.training.views import View, seen
 
@@ -44,7 +44,7 @@ _CHUNK = 64
 """Texts of one file of the first pass."""
 
 
-class ImageTextTraining(LoopConfig):
+class ImageTextTraining(TrainLoopConfig):
     """Configure the training."""
 
     steps: int = Field(default=600, ge=1)

@@ -23,7 +23,7 @@ TrainingProgress = Callable[[str, int, int], None]
 """Receives what is being done, how much is done, and how much there is."""
 
 
-class LoopConfig(Config):
+class TrainLoopConfig(Config):
     """Configure a training loop."""
 
     steps: int = Field(default=2000, ge=1)
@@ -50,7 +50,7 @@ def train_loop(
     name: str,
     model: torch.nn.Module,
     loss_of: Callable[[int, torch.Generator], torch.Tensor],
-    config: LoopConfig,
+    config: TrainLoopConfig,
     checkpoint: Path,
     progress: TrainingProgress,
     settings: dict[str, Any] | None = None,
@@ -107,7 +107,7 @@ def train_loop(
     return average
 
 
-def _schedule(step: int, config: LoopConfig) -> float:
+def _schedule(step: int, config: TrainLoopConfig) -> float:
     """Return the part of the peak rate at a step."""
     if step < config.warmup:
         return (step + 1) / config.warmup

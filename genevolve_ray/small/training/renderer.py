@@ -29,7 +29,7 @@ from genevolve_ray.small.training.denoiser import (
 )
 from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, RendererExamples
 from genevolve_ray.small.training.hashes import array_hash, encoder_hash, text_hash
-from genevolve_ray.small.training.loops import LoopConfig, TrainingProgress
+from genevolve_ray.small.training.loops import TrainingProgress, TrainLoopConfig
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +50,9 @@ class RendererTraining(Config):
     """Scenes from which the autoencoder learns, besides all pictures of the library."""
     seed: int = 0
     """Seed of the examples."""
-    autoencoder: LoopConfig = LoopConfig(steps=2400, batch=16, rate=2e-3)
+    autoencoder: TrainLoopConfig = TrainLoopConfig(steps=2400, batch=16, rate=2e-3)
     """The training between pixels and latents."""
-    denoiser: LoopConfig = LoopConfig(steps=5000, batch=32, rate=1e-3, warmup=200, average=0.998)
+    denoiser: TrainLoopConfig = TrainLoopConfig(steps=5000, batch=32, rate=1e-3, warmup=200, average=0.998)
     """The training of the diffusion model."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from genevolve_ray.small.countries import country_names
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import COLORS, Scene, compose
+from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import counted, describe, plain_words
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Shot:
     """
 
     text: str
-    scene: Scene | None = None
+    scene: SmallScene | None = None
     alone: str = ""
 
     def drawn(self, library: PictureLibrary, seed: int, side: int = 64) -> PillowImage:
@@ -65,10 +65,10 @@ class KeptLibrary(PictureLibrary):
         return self._shape(id, width, height)
 
 
-def drawn_scene(rng: random.Random, library: PictureLibrary) -> Scene:
+def drawn_scene(rng: random.Random, library: PictureLibrary) -> SmallScene:
     """Return a random scene; three of five have a flag behind, two of five a caption, one of five is black and white."""
     flags = list(library.flags)
-    return Scene(
+    return SmallScene(
         subject=rng.choice(list(library.subjects)),
         count=rng.randint(1, 4),
         background=rng.choice(flags) if rng.random() < 0.6 else rng.choice(list(COLORS)),
@@ -77,7 +77,7 @@ def drawn_scene(rng: random.Random, library: PictureLibrary) -> Scene:
     )
 
 
-def altered(scene: Scene, point: Point, rng: random.Random, library: PictureLibrary) -> Scene:
+def altered(scene: SmallScene, point: Point, rng: random.Random, library: PictureLibrary) -> SmallScene:
     """Return a scene that differs in one point: another subject of its group, number, background, caption or style."""
     if point == "subject":
         group = library.subjects[scene.subject].group
@@ -98,7 +98,7 @@ def altered(scene: Scene, point: Point, rng: random.Random, library: PictureLibr
     return scene.model_copy(update={"style": "color" if scene.style == "black-and-white" else "black-and-white"})
 
 
-def shot_of(scene: Scene, rng: random.Random, plain: bool = False) -> Shot:
+def shot_of(scene: SmallScene, rng: random.Random, plain: bool = False) -> Shot:
     """Return a scene with one of many wordings, or in plain words, as the `truth_caption` of a request says it."""
     return Shot(plain_words(scene) if plain else describe(scene, rng, "none"), scene)
 
@@ -121,7 +121,7 @@ def drawn_group(rng: random.Random, library: PictureLibrary, size: int, plain: b
     return found
 
 
-def _part(scene: Scene, rng: random.Random, library: PictureLibrary) -> Shot:
+def _part(scene: SmallScene, rng: random.Random, library: PictureLibrary) -> Shot:
     if rng.random() < 0.5:
         text = f"{counted(library.subjects[scene.subject].name, '', 1)} on a white background"
         return Shot(rng.choice(_ALONE).format(text), alone=scene.subject)
