@@ -10,14 +10,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from hashlib import file_digest
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.small.notices import write_notices
-from genevolve_ray.small.parts import find_part
+from genevolve_ray.small.parts import file_sha256, find_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -72,9 +71,7 @@ def copy_embedder(source: Path, out: Path) -> Path:
             if not (source / name).is_file():
                 raise UserFault(f"the embedder's folder {source} has no {name}")
             shutil.copyfile(source / name, folder / name)
-            with (folder / name).open("rb") as file:
-                found = file_digest(file, "sha256").hexdigest()
-            if found != wanted:
+            if (found := file_sha256(folder / name)) != wanted:
                 raise UserFault(f"{source / name} is not the published file: SHA-256 {found}, expected {wanted}")
         write_notices(folder, "embedder")
     return out

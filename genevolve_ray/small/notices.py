@@ -8,6 +8,8 @@ from pathlib import Path
 
 from genevolve_ray.records.published.files import write_bytes
 
+PROVENANCE = "provenance.json"
+"""The record of trained weights beside them: where they come from, and the hashes of their files."""
 ATTRIBUTION = (
     "All emojis designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org). "
     "License: CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)."

@@ -14,13 +14,12 @@ import unicodedata
 from importlib import resources
 from pathlib import Path
 
-from genevolve_ray.small.notices import write_notices
+from genevolve_ray.small.notices import PROVENANCE, write_notices
 from genevolve_ray.small.parts import file_sha256, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import tools_config
 from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, world_code
 
-PROVENANCE = "provenance.json"
 _TRAINED_ON = "trained on OpenMoji, CC-BY-SA-4.0; text encoder Apache-2.0"
 _PICTURES = ("openmoji", "resvg")
 
@@ -197,7 +196,7 @@ def _assemble_image_text(work: StageWork) -> None:
 
 
 def _train_image_text(work: StageWork) -> None:
-    from genevolve_ray.small.training.image_text import PROVENANCE, train_image_text
+    from genevolve_ray.small.training.image_text import train_image_text
     from genevolve_ray.small.training.views import autoencoder_view
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"

@@ -17,7 +17,8 @@ from genevolve_ray.learning.lora import attach_adapter, publish_adapter
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE, read_adapter
 from genevolve_ray.small.convert import convert_policy
-from genevolve_ray.small.training.cold_start import BASE, PACKED, SETTINGS, pack_cold_start
+from genevolve_ray.small.notices import PROVENANCE
+from genevolve_ray.small.training.cold_start import BASE, SETTINGS, pack_cold_start
 
 SHIPPED = Path(str(resources.files("genevolve_ray.small") / "prebuilt" / "cold_start"))
 MOST_BYTES = 3 << 20
@@ -32,7 +33,7 @@ def test_the_shipped_adapter_fits_every_linear_layer_of_the_policy() -> None:
 
 
 def test_its_provenance_has_the_hashes_of_its_files_and_the_settings_of_the_recipe() -> None:
-    provenance = json.loads((SHIPPED / PACKED).read_text())
+    provenance = json.loads((SHIPPED / PROVENANCE).read_text())
     for name, digest in provenance["sha256"].items():
         assert hashlib.sha256((SHIPPED / name).read_bytes()).hexdigest() == digest
     recipe = SftRowsConfig.model_validate(SETTINGS).model_dump(mode="json")
@@ -52,10 +53,10 @@ def test_a_trained_adapter_is_packed_in_bfloat16_under_the_name_of_its_base(tmp_
     rows = tmp_path / "train.jsonl"
     rows.write_text("{}\n")
     packed = pack_cold_start(tmp_path / "trained", rows, policy, tmp_path / "packed")
-    assert {path.name for path in packed.iterdir()} == {ADAPTER_CONFIG_FILE, ADAPTER_FILE, PACKED}
+    assert {path.name for path in packed.iterdir()} == {ADAPTER_CONFIG_FILE, ADAPTER_FILE, PROVENANCE}
     first = next(iter(read_adapter(packed).factors.values()))
     assert str(first.down_R_I.dtype) == "torch.bfloat16"
-    assert str(tmp_path) not in (packed / ADAPTER_CONFIG_FILE).read_text() + (packed / PACKED).read_text()
-    provenance = json.loads((packed / PACKED).read_text())
+    assert str(tmp_path) not in (packed / ADAPTER_CONFIG_FILE).read_text() + (packed / PROVENANCE).read_text()
+    provenance = json.loads((packed / PROVENANCE).read_text())
     assert (provenance["steps"], provenance["loss"]) == (2, [0.5, 0.25])
     assert provenance["rows_sha256"] == hashlib.sha256(b"{}\n").hexdigest()

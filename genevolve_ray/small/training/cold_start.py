@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from genevolve_ray.data.sft_folder import PROVENANCE_FILE
 from genevolve_ray.data.sft_training import train_on_rows
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from genevolve_ray.records.published.rejections import RejectionReport
+from genevolve_ray.small.notices import PROVENANCE
+from genevolve_ray.small.parts import file_sha256
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.sft import SftEvaluation, SftStep
@@ -36,7 +37,6 @@ SETTINGS: dict[str, Any] = {
 """Settings of the fine-tuning by which the adapter that ships was trained, as `genevolve sft --set` takes them."""
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Name of the base that a packed adapter states."""
-PACKED = "provenance.json"
 
 
 class ReportedSft:
@@ -105,19 +105,14 @@ def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
         "what": "adapter of the cold start of the policy of the world small",
         "script": "genevolve_ray/small/training/cold_start.py",
         "base": f"{BASE} (Apache-2.0) from its Q4_1 GGUF, not contained",
-        "base_sha256": _digest(policy / "model.safetensors"),
+        "base_sha256": file_sha256(policy / "model.safetensors"),
         "data": "rows of the scripted teacher over facts of the World Factbook (public domain) and names of OpenMoji",
-        "rows_sha256": _digest(rows),
+        "rows_sha256": file_sha256(rows),
         "licence": "Apache-2.0",
         "made": datetime.now(UTC).date().isoformat(),
         **{key: record[key] for key in ("settings", "trained_on", "steps", "heldout", "package")},
         "loss": [round(loss, 4) for loss in record["loss"]],
-        "sha256": {name: _digest(out / name) for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE)},
+        "sha256": {name: file_sha256(out / name) for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE)},
     }
-    (out / PACKED).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")
+    (out / PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")
     return out
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

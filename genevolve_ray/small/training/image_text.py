@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genevolve_ray.errors import UserFault
-from genevolve_ray.small.notices import ATTRIBUTION, write_notices
+from genevolve_ray.small.notices import ATTRIBUTION, PROVENANCE, write_notices
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
 from genevolve_ray.small.training.hashes import encoder_hash, pictures_hash, text_hash
@@ -32,7 +32,7 @@ from genevolve_ray.small.training.views import View, seen
 
 SIDE = 64
 """Pixels of a side that the image tower reads."""
-WEIGHTS, PROVENANCE = "weights.safetensors", "provenance.json"
+WEIGHTS = "weights.safetensors"
 TOWER: dict[str, Any] = {"num_stages": 3, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 3], "patch_size": 4}
 """The settings of transformers' ConvNextV2Config."""
 DIMENSIONS = 128

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
-from genevolve_ray.small.notices import ATTRIBUTION, write_notices
+from genevolve_ray.small.notices import ATTRIBUTION, PROVENANCE, write_notices
 from genevolve_ray.small.parts import file_sha256
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.autoencoder import encode, new_autoencoder, train_autoencoder
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import torch
 
 _PARTS = ("vae", "unet")
-_PROVENANCE = "provenance.json"
 _ENCODED_AT_ONCE = 1024
 _SHORT = 16
 """Digits of a hash in the name of a file."""
@@ -109,7 +108,7 @@ def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path,
         **facts,
         "sha256": hashes,
     }
-    (folder / _PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")
+    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")
     return folder
 
 
@@ -145,7 +144,7 @@ def assemble_renderer(weights: Path, embedder: Path, out: Path) -> Path:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out, safe_serialization=True)
-    (out / _PROVENANCE).write_bytes((weights / _PROVENANCE).read_bytes())
+    (out / PROVENANCE).write_bytes((weights / PROVENANCE).read_bytes())
     write_notices(out, "renderer")
     return out
 
@@ -164,14 +163,14 @@ def load_renderer_parts(weights: Path) -> tuple[Any, Any]:
     from safetensors.torch import load
 
     try:
-        hashes = json.loads((weights / _PROVENANCE).read_text("utf-8"))["sha256"]
+        hashes = json.loads((weights / PROVENANCE).read_text("utf-8"))["sha256"]
         data = {name: (weights / f"{name}.safetensors").read_bytes() for name in _PARTS}
     except (OSError, ValueError, KeyError) as error:
         raise UserFault(f"{weights}: no weights of a renderer ({error})") from error
     models: dict[str, Any] = {"vae": new_autoencoder(), "unet": new_denoiser()}
     for name, model in models.items():
         if (found := hashlib.sha256(data[name]).hexdigest()) != (kept := hashes.get(f"{name}.safetensors")):
-            raise UserFault(f"{weights / f'{name}.safetensors'}: sha256 is {found}, {_PROVENANCE} names {kept}")
+            raise UserFault(f"{weights / f'{name}.safetensors'}: sha256 is {found}, {PROVENANCE} names {kept}")
         model.load_state_dict({key: value.float() for key, value in load(data[name]).items()})
         model.eval()
     models["vae"].register_to_config(scaling_factor=1.0)
