@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
@@ -31,7 +33,6 @@ class BuildServices:
 
     share: float = 0.0
     url: str = ""
-    requests: Counter[str] = field(default_factory=Counter)
     played: Counter[str] = field(default_factory=Counter)
     good: Counter[tuple[str, str]] = field(default_factory=Counter)
     _dice: random.Random = field(default_factory=lambda: random.Random(3))
@@ -40,6 +41,21 @@ class BuildServices:
         kind = self._dice.choice(FAULTS) if self._dice.random() < self.share else ""
         self.played[kind] += bool(kind)
         return kind
+
+
+@contextmanager
+def counted_sends() -> Iterator[Counter[str]]:
+    """Count by role what this process sends, as it sends it: a busy service never sees a call that was given up early."""
+    sends: Counter[str] = Counter()
+    stream = httpx.AsyncClient.stream
+
+    def counted(client: httpx.AsyncClient, method: str, url: str, **request: Any) -> Any:
+        sends[httpx.URL(url).path.split("/")[1]] += 1
+        return stream(client, method, url, **request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx.AsyncClient, "stream", counted)
+        yield sends
 
 
 def text_of(body: dict[str, Any]) -> str:
@@ -103,14 +119,12 @@ def application(services: BuildServices) -> FastAPI:
 
     @app.post("/{role}/v1/chat/completions")
     async def chat(role: str, request: Request) -> Response:
-        services.requests[role] += 1  # Before the body is read: a client that gives up meanwhile has called as well.
         body = await request.json()
         said = turn(body) if role == "teacher" else json.dumps(written(body) if role == "writer" else grades(body))
         return await answered(request, role, text_of(body), completion(said), completion("I would rather not."))
 
     @app.post("/generate")
     async def generate(request: Request) -> Response:
-        services.requests["renderer"] += 1
         body = await request.json()
         file = io.BytesIO()
         shade = random.Random(body["prompt"] + str(body["seed"])).randbytes(3 * 16 * 16)

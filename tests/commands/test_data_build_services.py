@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_services import FAULTS, BuildServices, build_services, write_build
+from build_services import FAULTS, BuildServices, build_services, counted_sends, write_build
 
 RECIPES = 40
 RUNS = 12
@@ -52,14 +52,14 @@ def finished(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuildServices]:
-    """The folders of a build over steady services and of one over failing services, and these."""
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuildServices, Counter[str]]:
+    """The folders of a build over steady services and of one over failing services, these, and what was sent to them."""
     folders = [tmp_path_factory.mktemp(name) for name in ("steady", "failing")]
     with build_services() as steady:
         assert build_until_done(folders[0], steady) == [0]
-    with build_services(share=0.1) as failing:
+    with build_services(share=0.1) as failing, counted_sends() as sends:
         build_until_done(folders[1], failing)
-    return folders[0] / "out", folders[1] / "out", failing
+    return folders[0] / "out", folders[1] / "out", failing, sends
 
 
 def summary(out: Path) -> dict[str, Any]:
@@ -68,9 +68,9 @@ def summary(out: Path) -> dict[str, Any]:
 
 
 def test_a_tenth_of_all_calls_fails_and_nothing_is_lost_or_counted_twice(
-    both: tuple[Path, Path, BuildServices],
+    both: tuple[Path, Path, BuildServices, Counter[str]],
 ) -> None:
-    steady, out, failing = both
+    steady, out, failing, sends = both
     wanted, got = summary(steady), summary(out)
 
     assert set(+failing.played) == set(FAULTS)
@@ -87,7 +87,7 @@ def test_a_tenth_of_all_calls_fails_and_nothing_is_lost_or_counted_twice(
             told[service] += usage.get("calls", 0)
     services = {"writer": "writer", "auditor": "auditor", "truth_grader": "truth_grader", "policy": "teacher"}
     assert {role: told[service] for service, role in services.items()} == {
-        role: failing.requests[role] for role in services.values()
+        role: sends[role] for role in services.values()
     }
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").open()]
     lost = {stage: n["in"] - n["out"] for stage, n in got["yields"].items() if n["in"] > n["out"]}
@@ -96,7 +96,7 @@ def test_a_tenth_of_all_calls_fails_and_nothing_is_lost_or_counted_twice(
 
 
 def test_rows_that_pass_although_services_fail_equal_those_of_steady_services(
-    both: tuple[Path, Path, BuildServices],
+    both: tuple[Path, Path, BuildServices, Counter[str]],
 ) -> None:
     steady, failing = finished(both[0]), finished(both[1])
 
@@ -111,7 +111,7 @@ def test_rows_that_pass_although_services_fail_equal_those_of_steady_services(
     assert reasons <= {"unreadable_answer", "broken_turn", "no_program", "no_image_search", "no_text_search"}
 
 
-def test_costs_are_those_of_all_good_calls(both: tuple[Path, Path, BuildServices]) -> None:
+def test_costs_are_those_of_all_good_calls(both: tuple[Path, Path, BuildServices, Counter[str]]) -> None:
     lines = journal_lines(both[0])
     told, calls = summary(both[0])["costs"], Counter[str]()
     for _, line in lines:
