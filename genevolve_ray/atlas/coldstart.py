@@ -67,19 +67,26 @@ class Curriculum:
     """Produce a reproducible stream of teacher trajectories: an index always gives the same trajectory."""
 
     def __init__(
-        self, config: CurriculumConfig, chat: ChatFormat, profile: str = "atlas", images: MemoryImages | None = None
+        self,
+        config: CurriculumConfig,
+        chat: ChatFormat,
+        profile: str = "atlas",
+        images: MemoryImages | None = None,
+        *,
+        styled: bool = False,
     ) -> None:
         """Prepare worlds lazily; `chat` is the atlas tokenizer's format.
 
-        With `images`, worlds are of the kind with sight, and their pictures are drawn there.
+        With `images`, worlds are of the kind with sight, and their pictures are drawn there. `styled` worlds have
+        requests in a style, and the teacher decides on wordings too.
         """
-        self._config, self._chat, self._images = config, chat, images
+        self._config, self._chat, self._images, self._styled = config, chat, images, styled
         self._profile = PROFILES[profile]
         self._place = lru_cache(maxsize=config.worlds)(self._build)
 
     def _build(self, number: int) -> tuple[World, dict[str, Tool]]:
         seed, images = derive_seed(self._config.seed, "cold-start", number), self._images
-        world = build_world(seed, Partition.TRAIN, images, sight=images is not None)
+        world = build_world(seed, Partition.TRAIN, images, sight=images is not None, styled=self._styled)
         tools = world_tools(world)
         return world, tools if images is None else running_tools(tools, self._profile.observations, images)
 
@@ -109,7 +116,7 @@ class Curriculum:
         request = make_request(world, int(rng.integers(1 << 30)))
         truth = Truth.model_validate(request.meta["truth"])
         stated = step < config.stated_fraction * config.steps or rng.random() < config.stated_share_later
-        decisions = decide(truth, rng, STATED if stated else config.teacher)
+        decisions = decide(truth, rng, STATED if stated else config.teacher, wordings=self._styled)
         read = None if self._images is None else self._images.get
         return await play(request, truth, decisions, tools, self._chat, guided=stated, profile=self._profile, read=read)
 
@@ -163,12 +170,13 @@ def train_cold_start(
 
 
 def cold_start_batches(
-    lessons: CurriculumConfig, tokenizer: PreTrainedTokenizerFast, done: int = 0
+    lessons: CurriculumConfig, tokenizer: PreTrainedTokenizerFast, done: int = 0, *, styled: bool = False
 ) -> Iterator[list[SftExample]]:
     """Yield the batch of every step after the first `done`: exercises alone, then lessons with some exercises."""
     from genevolve_ray.learning.sft import SftExample
 
-    taught = Curriculum(lessons, ChatFormat(tokenizer)).batches(max(0, done - lessons.exercise_steps))
+    curriculum = Curriculum(lessons, ChatFormat(tokenizer), styled=styled)
+    taught = curriculum.batches(max(0, done - lessons.exercise_steps))
     rng = np.random.default_rng(derive_seed(lessons.seed, "exercises"))
     for step in range(lessons.exercise_steps + lessons.steps):
         alone = step < lessons.exercise_steps

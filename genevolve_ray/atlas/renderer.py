@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from genevolve_ray.atlas.drawing import Ground, Placed, SceneGroup, encode_png, field_height, jitter, layout, paint
+from genevolve_ray.atlas.habits import ORDER, REFERENCE, HabitsConfig, unheeded
 from genevolve_ray.atlas.pixels import look_templates, recognise, view
 from genevolve_ray.atlas.reading import CAPACITY, NameKind, PartReading, Reading, read_prompt
 from genevolve_ray.atlas.scene import COLOURS, COMPANION_LOOKS, PATTERNS, SHAPES, Look
@@ -37,6 +38,8 @@ class AtlasRendererConfig(Config):
     """The same probability where the structure is present."""
     capacity: int = Field(default=CAPACITY, ge=1)
     """Words of a prompt that the generator takes in; later ones are ignored."""
+    habits: HabitsConfig | None = None
+    """Wordings that the generator prefers (`atlas/habits.py`); null: it obeys every wording of a structure."""
 
 
 class AtlasRenderer:
@@ -50,7 +53,9 @@ class AtlasRenderer:
         """Keep the config; `identity` names it in every artifact."""
         self.config = config or AtlasRendererConfig()
         look_templates()  # Takes about a second, which the first request would have to wait for.
-        digest = hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:8]
+        # Without habits the identity is that from before there were any.
+        settings = self.config.model_dump_json(exclude={"habits"} if self.config.habits is None else None)
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
         self.identity = f"atlas-renderer/1:{digest}"
 
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
@@ -63,7 +68,9 @@ class AtlasRenderer:
 
     def draw(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
         """Return the PNG that `render` returns, without an event loop."""
-        return _Drawing(self.config, read_prompt(prompt, self.config.capacity), references, seed).picture()
+        reading, habits = read_prompt(prompt, self.config.capacity), self.config.habits
+        ignored = frozenset[str]() if habits is None else unheeded(habits, prompt, reading)
+        return _Drawing(self.config, reading, references, seed, ignored).picture()
 
 
 def _seen(number: int, data: bytes) -> Look | None:
@@ -77,17 +84,35 @@ def _seen(number: int, data: bytes) -> Look | None:
 class _Drawing:
     """Hold the state of one drawing."""
 
-    def __init__(self, config: AtlasRendererConfig, reading: Reading, references: Sequence[bytes], seed: int) -> None:
-        self.config, self.reading, self.seed = config, reading, seed
+    def __init__(
+        self,
+        config: AtlasRendererConfig,
+        reading: Reading,
+        references: Sequence[bytes],
+        seed: int,
+        unheeded: frozenset[str],
+    ) -> None:
+        self.config, self.reading, self.seed, self.unheeded = config, reading, seed, unheeded
         self.references = [_seen(number, data) for number, data in enumerate(references, start=1)]
 
     def stream(self, purpose: str, key: str = "") -> np.random.Generator:
         """Return the random stream of one purpose; other purposes do not affect it."""
         return np.random.default_rng(derive_seed(self.seed, f"atlas.{purpose}", key))
 
-    def fails(self, rng: np.random.Generator, structured: bool) -> bool:
+    def fails(self, rng: np.random.Generator, structured: bool, skill: str) -> bool:
         """Return whether a weakness shows: the first draw of its stream."""
-        return bool(rng.random() < (self.config.slip if structured else self.config.failure))
+        return bool(rng.random() < (self._slip(skill) if structured else self.config.failure))
+
+    def _slip(self, structure: str) -> float:
+        """Return the probability that a weakness shows although the structure against it is there."""
+        habits = self.config.habits
+        return self.config.slip if habits is None or structure not in self.unheeded else habits.stubborn
+
+    def _misses(self, key: str) -> bool:
+        """Return whether a part misses its reference because of how the prompt names it."""
+        if REFERENCE not in self.unheeded:
+            return False
+        return bool(self.stream("reference", key).random() < self._slip(REFERENCE))
 
     def picture(self) -> bytes:
         """Return the encoded picture."""
@@ -117,7 +142,7 @@ class _Drawing:
         choices = SHAPES, COLOURS, PATTERNS
         shape, colour, pattern = (str(options[int(rng.integers(len(options)))]) for options in choices)
         look: Look | None = None
-        if part.reference is not None and part.reference <= len(self.references):
+        if part.reference is not None and part.reference <= len(self.references) and not self._misses(key):
             look = self.references[part.reference - 1]
         elif part.kind is NameKind.COMPANION:
             look = COMPANION_LOOKS[part.name]
@@ -130,7 +155,7 @@ class _Drawing:
         """Exchange colors and patterns among the parts; this is likely where one clause describes several parts."""
         shared = [i for i, part in enumerate(parts) if part.shares_clause]
         several = shared if len(shared) > 1 else list(range(len(parts)))
-        if len(several) < 2 or not self.fails(self.stream("binding"), structured=len(shared) < 2):
+        if len(several) < 2 or not self.fails(self.stream("binding"), len(shared) < 2, ORDER):
             return looks
         swapped = list(looks)
         for to, source in zip(several, several[1:] + several[:1], strict=True):
@@ -140,14 +165,14 @@ class _Drawing:
     def _group(self, key: str, part: PartReading, look: Look) -> SceneGroup:
         count, legs, material = min(part.count, MAX_COUNT), min(part.legs, MAX_COUNT), part.material
         rng = self.stream("count", key)
-        if part.count > 1 and self.fails(rng, part.arranged):
+        if part.count > 1 and self.fails(rng, part.arranged, "quantity_counting"):
             off = [n for n in (count - 2, count - 1, count + 1, count + 2) if n >= 1]
             count = off[int(rng.integers(len(off)))]
         rng = self.stream("legs", key)
-        if legs and self.fails(rng, part.joined):
+        if legs and self.fails(rng, part.joined, "anatomy_body_coherence"):
             off = [n for n in range(max(0, legs - 2), min(5, legs + 2) + 1) if n != legs]
             legs = off[int(rng.integers(len(off)))]
-        if material and self.fails(self.stream("material", key), part.lit):
+        if material and self.fails(self.stream("material", key), part.lit, "physical_material_consistency"):
             material = None
         return SceneGroup(
             look=look,
@@ -161,7 +186,7 @@ class _Drawing:
         """Swap the sides, or crowd the objects together, where the places are not full phrases."""
         sided = [part for part in parts if part.side]
         rng = self.stream("place")
-        if not sided or not self.fails(rng, all(part.placed for part in sided)):
+        if not sided or not self.fails(rng, all(part.placed for part in sided), "spatial_layout"):
             return groups
         if len(groups) > 1 and rng.random() < 0.5:
             pull = {"left": 17, "right": -17}
@@ -182,17 +207,18 @@ class _Drawing:
 
     def _medium(self) -> str | None:
         medium = self.reading.medium
-        return None if medium is None or self.fails(self.stream("medium"), self.reading.applied) else medium
+        ignored = medium is not None and self.fails(self.stream("medium"), self.reading.applied, "creative_drawing")
+        return None if ignored else medium
 
     def _ground(self) -> Ground:
         mood = self.reading.mood
-        noisy = mood is not None and self.fails(self.stream("mood"), self.reading.lit)
+        noisy = mood is not None and self.fails(self.stream("mood"), self.reading.lit, "aesthetic_drawing")
         return Ground(mood=None if noisy else mood, medium=self._medium(), noisy=noisy)
 
     def _text(self) -> str | None:
         """Return the text as drawn: letters that are neither quoted nor given a place are garbled."""
         text, rng = self.reading.text, self.stream("text")
-        if not text or not self.fails(rng, self.reading.quoted and self.reading.text_place):
+        if not text or not self.fails(rng, self.reading.quoted and self.reading.text_place, "text_rendering"):
             return text
         letters = list(text)
         for i in rng.permutation(len(letters))[: max(2, len(letters) * 2 // 3)]:

@@ -25,17 +25,23 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.seeds import derive_seed
 
 MAX_DEMANDS = 4
+MAX_STYLED_DEMANDS = 5
+"""The same where nearly every request states a style."""
+_STYLE_SHARE, _STYLED_SHARE = 0.3, 0.75
+"""Shares of requests that state a mood, and a medium: in a styled world each of three is as frequent as none."""
 
 
 def make_request(world: World, index: int, images: ImageStore | None = None) -> Request:
     """Return the world's request number `index`; its truth picture is drawn into `images`, if any.
 
-    60% are Knowledge-Anchored (a named entity, its facts, perhaps a second entity), 40% Quality-Anchored.
+    60% are Knowledge-Anchored (a named entity, its facts, perhaps a second entity), 40% Quality-Anchored. In a styled
+    world each style is as frequent as none: three in four requests state a medium, and three in four a mood.
     """
+    most = MAX_STYLED_DEMANDS if world.styled else MAX_DEMANDS
     rng = np.random.default_rng(derive_seed(world.seed, "request", world.partition.value, index))
     while True:
         truth, eval_type = _knowledge(world, rng) if rng.random() < 0.6 else _quality(world, rng)
-        if 2 <= len(truth.scene.demands()) <= MAX_DEMANDS:
+        if 2 <= len(truth.scene.demands()) <= most:
             break
     truth = truth.model_copy(update={"sight": world.sight})
     number = f"{world.partition.value}-{world.seed}-{index:05d}"
@@ -77,7 +83,8 @@ def _knowledge(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]
         parts.append(_found(second, rng, dressed=False))
         right.append(official_picture(world, second))
     text = first.motto.now if motto else None
-    return _truth(parts, right, rng, sides=sides, text=text, fact_count=moons, fact_text=motto), EvalType.KNOWLEDGE
+    truth = _truth(parts, right, rng, sides=sides, text=text, fact_count=moons, fact_text=motto, styled=world.styled)
+    return truth, EvalType.KNOWLEDGE
 
 
 def _quality(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]:
@@ -96,7 +103,8 @@ def _quality(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]:
         look = COMPANION_LOOKS[name].model_copy(update={"colour": str(colours[1])})
         parts.append(Part(name=name, look=look, found=False, colour=str(colours[1])))
     text = str(rng.choice(TEXTS)) if rng.random() < 0.5 else None
-    return _truth(parts, [official_picture(world, kind)], rng, sides=rng.random() < 0.5, text=text), EvalType.QUALITY
+    sides, right = bool(rng.random() < 0.5), [official_picture(world, kind)]
+    return _truth(parts, right, rng, sides=sides, text=text, styled=world.styled), EvalType.QUALITY
 
 
 def _found(entity: Entity, rng: np.random.Generator, *, dressed: bool) -> Part:
@@ -117,14 +125,16 @@ def _truth(
     *,
     sides: bool,
     text: str | None,
+    styled: bool,
     fact_count: bool = False,
     fact_text: bool = False,
 ) -> Truth:
     if sides and len(parts) == 2:
         order = ("left", "right") if rng.random() < 0.5 else ("right", "left")
         parts = [p.model_copy(update={"side": s}) for p, s in zip(parts, order, strict=True)]
-    mood = str(rng.choice(MOODS)) if rng.random() < 0.3 else None
-    medium = str(rng.choice(MEDIA)) if rng.random() < 0.3 else None
+    share = _STYLED_SHARE if styled else _STYLE_SHARE
+    mood = str(rng.choice(MOODS)) if rng.random() < share else None
+    medium = str(rng.choice(MEDIA)) if rng.random() < share else None
     scene = Scene(parts=tuple(parts), text=text, mood=mood, medium=medium)
     return Truth(scene=scene, right_images=tuple(right), fact_count=fact_count, fact_text=fact_text)
 

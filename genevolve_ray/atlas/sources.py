@@ -42,6 +42,8 @@ class WorldConfig(Config):
     sight: bool = False
     """Whether only pixels show which picture of a subject is right: titles and addresses do not say it, and the corpus
     says what the right one looks like."""
+    styled: bool = False
+    """Whether most requests state a medium and a mood, so that habits of a generator count (`atlas/habits.py`)."""
 
 
 class AtlasRequests:
@@ -55,8 +57,7 @@ class AtlasRequests:
         self._world = lru_cache(maxsize=3)(self._build)
 
     def _build(self, partition: Partition) -> World:
-        config = self._config
-        return build_world(config.seed, partition, self._images, _room(config, partition), sight=config.sight)
+        return _built(self._config, partition, self._config.seed, self._images)
 
     def train(self, index: int) -> Request:
         """Return the index-th training request."""
@@ -102,14 +103,17 @@ class AtlasTools:
         }
 
     def _build(self, partition: str, seed: int) -> dict[str, Tool]:
-        config = self._config
-        place = Partition(partition)
-        return world_tools(build_world(seed, place, self._images, _room(config, place), sight=config.sight))
+        return world_tools(_built(self._config, Partition(partition), seed, self._images))
 
     def of(self, request: Request) -> dict[str, Tool]:
         """Return the tools of the world that a request belongs to."""
         partition, seed = world_of(request.id, request.prompt, self._config.seed)
         return self._toolbox(partition.value, seed)
+
+
+def _built(config: WorldConfig, partition: Partition, seed: int, images: ImageStore) -> World:
+    room = _room(config, partition)
+    return build_world(seed, partition, images, room, sight=config.sight, styled=config.styled)
 
 
 def _room(config: WorldConfig, partition: Partition) -> int:

@@ -13,6 +13,8 @@ import numpy as np
 from genevolve_ray import __version__
 from genevolve_ray.atlas.altered import altered
 from genevolve_ray.atlas.chosen import chance, right_references
+from genevolve_ray.atlas.habits import HabitsConfig
+from genevolve_ray.atlas.renderer import AtlasRendererConfig
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.teacher import as_experience, ideal, misleading
 from genevolve_ray.engines.protocol import SamplingParams
@@ -29,8 +31,8 @@ from genevolve_ray.records.trajectory import Outcome, Trajectory
 EXPERIENCES = ("none", "ideal", "misleading")
 
 
-def guided(task: RolloutTask, experience: str) -> RolloutTask:
-    """Return the task with guidance in its context: the best decisions, or misleading ones.
+def guided(task: RolloutTask, experience: str, habits: HabitsConfig | None = None) -> RolloutTask:
+    """Return the task with guidance in its context: the best decisions for a generator with habits, or misleading ones.
 
     Raises:
         ValueError: for an unknown kind of experience.
@@ -41,7 +43,7 @@ def guided(task: RolloutTask, experience: str) -> RolloutTask:
         return task
     truth = Truth.model_validate(task.request.meta["truth"])
     rng = np.random.default_rng(derive_seed(0, "misleading", task.request.id))
-    decisions = ideal(truth) if experience == "ideal" else misleading(truth, rng)
+    decisions = ideal(truth, habits) if experience == "ideal" else misleading(truth, rng, habits)
     return task.model_copy(update={"experience": as_experience(decisions)})
 
 
@@ -70,6 +72,7 @@ async def bench_atlas(
         role: spec.model_copy(update={"config": spec.config | {"seed": world_seed}}) for role, spec in parts.items()
     }
     config = config.model_copy(update=worlds)
+    habits = AtlasRendererConfig.model_validate(config.renderer.config).habits
     with tempfile.TemporaryDirectory(prefix="genevolve-bench-") as folder:
         images = FilesystemImages(folder)
         posed = config.requests.build(images).heldout(requests)
@@ -83,7 +86,7 @@ async def bench_atlas(
                     run_seed=world_seed,
                     sampling=SamplingParams(temperature=temperature, top_p=config.sampling.top_p),
                     split="bench",
-                    adjust=lambda task: guided(task, experience),
+                    adjust=lambda task: guided(task, experience, habits),
                 )
         finally:
             await engine.close()

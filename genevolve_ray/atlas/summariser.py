@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from genevolve_ray.atlas.habits import REFERENCE, WORDINGS, wordings_in
 from genevolve_ray.atlas.reading import Reading, read_prompt
 from genevolve_ray.atlas.scene import COUNT_WORDS, SIGHT_SOURCES, SKILLS, SOURCES
 from genevolve_ray.atlas.teacher import MAX_SKILLS, Decisions, as_experience
@@ -36,6 +37,8 @@ class AtlasSummariserConfig(Config):
     """A skill is not recommended if it was read but left no trace in a prompt that the judge found complete."""
     state_applied: bool = False
     """Also recommend a skill whose structure is in the prompt although this attempt did not read it."""
+    wordings: bool = False
+    """Also recommend how a structure was worded where the picture came out right, for a generator with habits."""
 
 
 class AtlasSummariser:
@@ -77,6 +80,8 @@ class AtlasSummariser:
             source=owner["reference_binding"].source,
             search=owner["facts"].search,
             current=owner["facts"].current,
+            # The worst attempt may have been drawn right where the best one was not.
+            wordings=worst.wordings | best.wordings,
         )
 
     def _trusted(self, pair: Pair, check: str, best: Decisions, worst: Decisions) -> Decisions:
@@ -104,10 +109,19 @@ class AtlasSummariser:
             search=any(_calls(trajectory, "search")),
             source=_source(trajectory),
             current=_current(trajectory, reading),
+            wordings=_wordings(trajectory, applied) if self.config.wordings else {},
         )
 
 
 _CHECKS = ("skill_knowledge", "reference_binding", "facts")
+_SHOWN_BY = {
+    "quantity_counting": "faithfulness",
+    "spatial_layout": "faithfulness",
+    "text_rendering": "text_accuracy",
+    "aesthetic_drawing": "aesthetics",
+    "creative_drawing": "aesthetics",
+}
+"""The dimension of a picture in which a structure shows; that of every other one is the visual correctness."""
 
 
 def _passed(trajectory: Trajectory, check: str) -> bool | None:
@@ -118,6 +132,15 @@ def _passed(trajectory: Trajectory, check: str) -> bool | None:
 def _calls(trajectory: Trajectory, tool: str) -> Iterator[Turn]:
     """Yield the turns that called this tool successfully."""
     return (turn for turn in trajectory.turns if turn.kind is TurnKind.TOOL_CALL and turn.tool == tool)
+
+
+def _wordings(trajectory: Trajectory, applied: set[str]) -> dict[str, str]:
+    """Return how a prompt words its structures, those alone whose dimension of the picture came out right."""
+    if trajectory.verdict is None or trajectory.program is None:
+        return {}
+    scores, said = trajectory.verdict.image, wordings_in(trajectory.program.gen_prompt)
+    right = [s for s in WORDINGS if getattr(scores, _SHOWN_BY.get(s, "visual_correctness")) == 1]
+    return {s: said[s] for s in right if s in said and (s == REFERENCE or s in applied)}
 
 
 def _skills_read(trajectory: Trajectory) -> set[str]:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Generator as Script
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
 
 from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.atlas.habits import (
+    ORDER,
+    REFERENCE,
+    WORDINGS,
+    HabitsConfig,
+    preferred_wordings,
+    structures_of,
+    worded,
+)
 from genevolve_ray.atlas.pixels import recognise
 from genevolve_ray.atlas.scene import COUNT_WORDS, SIGHT_SOURCES, SKILLS, SOURCES, Part, Truth
 from genevolve_ray.atlas.tokenizer import VISION
@@ -58,21 +67,36 @@ class Decisions(Record):
     source: str
     current: bool
     applied: tuple[str, ...]
+    wordings: dict[str, str] = Field(default_factory=dict)
+    """Names of the wordings by structure (`atlas/habits.py`), where they are a decision; by default the first ones."""
+
+    def wording(self, structure: str) -> str:
+        """Return the name of the wording of a structure."""
+        return self.wordings.get(structure) or next(iter(WORDINGS[structure]))
 
 
-def decide(truth: Truth, rng: np.random.Generator, config: TeacherConfig) -> Decisions:
-    """Draw the decisions of the imperfect teacher."""
+def decide(truth: Truth, rng: np.random.Generator, config: TeacherConfig, *, wordings: bool = False) -> Decisions:
+    """Draw the decisions of the imperfect teacher; with `wordings` also those, each with equal probability."""
     needed = truth.scene.demands()
     read = tuple(s for s in SKILLS if rng.random() < (config.skill_recall if s in needed else config.needless_skill))
     read = read[:MAX_SKILLS]
     source = truth.sources[0] if rng.random() < config.official else str(rng.choice(truth.sources[1:]))
-    return Decisions(
+    decisions = Decisions(
         skills=read,
         search=_asks(truth) and bool(rng.random() < config.search),
         source=source,
         current=bool(rng.random() < config.current),
         applied=tuple(s for s in read if s in needed and rng.random() >= config.slip),
     )
+    if not wordings:
+        return decisions
+    drawn = {s: str(rng.choice(list(WORDINGS[s]))) for s in _worded(truth, decisions.applied)}
+    return decisions.model_copy(update={"wordings": drawn})
+
+
+def _worded(truth: Truth, applied: Sequence[str]) -> tuple[str, ...]:
+    """Return the structures that a program words, where it applies these skills."""
+    return tuple(s for s in structures_of(truth.scene) if s == REFERENCE or s in applied)
 
 
 def _asks(truth: Truth) -> bool:
@@ -80,14 +104,21 @@ def _asks(truth: Truth) -> bool:
     return truth.fact_count or truth.fact_text or truth.sight
 
 
-def ideal(truth: Truth) -> Decisions:
-    """Return the decisions that earn the full reward."""
+def ideal(truth: Truth, habits: HabitsConfig | None = None) -> Decisions:
+    """Return the decisions that earn the full reward, of a generator with these habits."""
     needed = truth.scene.demands()
-    return Decisions(skills=needed, search=_asks(truth), source=truth.sources[0], current=True, applied=needed)
+    return Decisions(
+        skills=needed,
+        search=_asks(truth),
+        source=truth.sources[0],
+        current=True,
+        applied=needed,
+        wordings={} if habits is None else preferred_wordings(habits, truth.scene),
+    )
 
 
-def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
-    """Return decisions that are wrong throughout: needless skills, a wrong picture, outdated facts."""
+def misleading(truth: Truth, rng: np.random.Generator, habits: HabitsConfig | None = None) -> Decisions:
+    """Return decisions that are wrong throughout: needless skills, a wrong picture, outdated facts, other wordings."""
     needed = truth.scene.demands()
     wrong = tuple(s for s in SKILLS if s not in needed)
     picked = set(rng.choice(wrong, size=min(2, len(wrong)), replace=False))
@@ -97,7 +128,13 @@ def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
         source=str(rng.choice(truth.sources[1:])),
         current=False,
         applied=(),
+        wordings={} if habits is None else _others(preferred_wordings(habits, truth.scene), rng),
     )
+
+
+def _others(wordings: Mapping[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """Return other wordings than these."""
+    return {s: str(rng.choice([name for name in WORDINGS[s] if name != said])) for s, said in wordings.items()}
 
 
 def as_experience(decisions: Decisions) -> Experience:
@@ -107,7 +144,10 @@ def as_experience(decisions: Decisions) -> Experience:
             "search_strategy": ("search facts" if decisions.search else "skip facts",),
             "knowledge_activation": tuple(f"read {s}" for s in decisions.skills) or ("read nothing",),
             "reference_selection": (f"take {decisions.source}",),
-            "prompt_construction": ("write now" if decisions.current else "write once",),
+            "prompt_construction": (
+                "write now" if decisions.current else "write once",
+                *(f"say {name}" for name in decisions.wordings.values()),
+            ),
         }
     )
 
@@ -116,7 +156,7 @@ GENERIC = {
     preset: as_experience(
         Decisions(skills=("attribute_binding",), search=True, source=source, current=True, applied=())
     )
-    for preset, source in (("atlas", SOURCES[0]), ("atlas-sight", SIGHT_SOURCES[0]))
+    for preset, source in (("atlas", SOURCES[0]), ("atlas-sight", SIGHT_SOURCES[0]), ("atlas-long", SOURCES[0]))
 }
 """One bundle for every request of a preset: the decisions that are most often right in its world (see docs/log.md)."""
 
@@ -210,33 +250,39 @@ class Teacher:
         scene, applied = self._scene, self._plan.applied
         ids = sorted(set(self._picked.values()))
         parts = [self._part(part, ids) for part in scene.parts]
-        clauses = parts if "attribute_binding" in applied else [" and ".join(parts)]
+        things = parts if ORDER in applied else [" and ".join(parts)]
+        clauses = []
         text = self._facts.get("motto") if self._truth.fact_text else scene.text
         if text:
-            clauses.append(f"the text '{text}' at the bottom" if "text_rendering" in applied else f"saying '{text}'")
+            place = self._worded("text_rendering")
+            clauses.append(f"the text '{text}' {place}" if place else f"saying '{text}'")
         if scene.mood:
-            clauses.append(scene.mood + (" light from above" if "aesthetic_drawing" in applied else ""))
+            clauses.append(_spaced(scene.mood, self._worded("aesthetic_drawing")))
         if scene.medium:
-            clauses.append(scene.medium + (" over every part" if "creative_drawing" in applied else ""))
+            clauses.append(_spaced(scene.medium, self._worded("creative_drawing")))
+        clauses = [*clauses, *things] if self._plan.wording(ORDER) == "things last" else [*things, *clauses]
         note = {img_id: name for name, img_id in self._picked.items()}
         references = [{"img_id": i, "note": f"look of {note[i]}"} for i in ids]
         return {"gen_prompt": "draw " + "; ".join(clauses), "reference_images": references}
 
+    def _worded(self, skill: str, **values: str) -> str:
+        """Return the phrase of a skill's structure, "" where it is not applied."""
+        return worded(skill, self._plan.wording(skill), **values) if skill in self._plan.applied else ""
+
     def _part(self, part: Part, ids: list[str]) -> str:
-        applied = self._plan.applied
         asked = self._truth.fact_count and part.name == "moon"
         count = self._facts.get("moon", "") if asked else COUNT_WORDS[part.count] if part.count > 1 else ""
         words = [count, part.colour or "", part.name]
         if part.found:
-            words.append(f"from the {ORDINALS[ids.index(self._picked[part.name])]} reference image")
+            ordinal = ORDINALS[ids.index(self._picked[part.name])]
+            words.append(worded(REFERENCE, self._plan.wording(REFERENCE), ordinal=ordinal))
         if part.material:
-            words.append(f"of {part.material}" + _if(" with a bright edge", "physical_material_consistency" in applied))
+            words.append(_spaced(f"of {part.material}", self._worded("physical_material_consistency")))
         if part.legs:
-            legs = f"on {COUNT_WORDS[part.legs]} legs"
-            words.append(legs + _if(" joined under the body", "anatomy_body_coherence" in applied))
-        words.append(_if("in a row", bool(count) and "quantity_counting" in applied))
+            words.append(_spaced(f"on {COUNT_WORDS[part.legs]} legs", self._worded("anatomy_body_coherence")))
+        words.append(self._worded("quantity_counting") if count else "")
         if part.side:
-            words.append(f"at the {part.side} side" if "spatial_layout" in applied else part.side)
+            words.append(self._worded("spatial_layout", side=part.side) or part.side)
         return " ".join(w for w in words if w)
 
 
@@ -262,8 +308,8 @@ class TeacherEngine:
         return Generation(tokens=tokens, logprobs=zeros, versions=zeros, finish=FinishReason.STOP)
 
 
-def _if(text: str, condition: bool) -> str:
-    return text if condition else ""
+def _spaced(*texts: str) -> str:
+    return " ".join(text for text in texts if text)
 
 
 def _call(think: str, tool: str, **arguments: object) -> str:

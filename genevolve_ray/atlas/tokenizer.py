@@ -90,6 +90,11 @@ FRAGMENTS = (
 SIGHT_FRAGMENTS = ("\n  local_path:", "\n  ")
 """Fixed phrases around a picture."""
 SIGHT_WORDS = (*SIGHT_SOURCES, "any")
+STYLED_WORDS = (
+    "say half part glow beams strip base across whole throughout attached fixed to highlight sheen line spaced apart as like "
+    "things first last"
+).split()
+"""Words of the other wordings of a structure (`atlas/habits.py`), and of guidance about them."""
 
 WORDS = (
     "Show with its and the text motto mood in on of legs moon picture look kin now once draw from saying has kin at bottom side "
@@ -98,10 +103,11 @@ WORDS = (
 ).split()
 
 
-def build_tokenizer(*, sight: bool = False) -> PreTrainedTokenizerFast:
+def build_tokenizer(*, sight: bool = False, styled: bool = False) -> PreTrainedTokenizerFast:
     """Build the tokenizer: a unigram model in which every piece costs the same, so the fewest pieces win.
 
-    With `sight` it has the tokens of a model with vision and the words of such a world besides.
+    With `sight` it has the tokens of a model with vision and the words of such a world besides, `styled` the words of
+    wordings.
 
     A word exists with and without its leading space. A proper name is a prefix and a suffix, so held-out names consist
     of known pieces. Any other text falls back to its UTF-8 bytes, so encoding and then decoding returns the text.
@@ -109,7 +115,7 @@ def build_tokenizer(*, sight: bool = False) -> PreTrainedTokenizerFast:
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    pieces = _pieces(sight)
+    pieces = _pieces(sight, styled)
     control = (*CONTROL, *(VISION if sight else ()))
     # Bytes come last and cost more than any run of whole pieces, so they are used only where no piece fits.
     vocabulary = [(token, 0.0) for token in (*control, *TAGS)]
@@ -130,14 +136,21 @@ def build_tokenizer(*, sight: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def _pieces(sight: bool) -> list[str]:
+def _pieces(sight: bool, styled: bool) -> list[str]:
     """Return the plain pieces in a fixed order."""
     profile = PROFILES["atlas"]
     texts = [system_prompt(profile, {}), *profile.messages.model_dump().values()]
     texts += [skill_view(markdown, "short") for markdown in load_skills().values()]
     own = {word for text in texts for word in re.findall(r"\w+", text)}
     words = own.union(WORDS, SHAPES, COLOURS, PATTERNS, COUNT_WORDS, TEXTS, MOODS, MEDIA, MATERIALS, SIDES, KINDS)
-    words |= {*COMPANIONS, *SKILLS, *SOURCES, *ORDINALS, *(SIGHT_WORDS if sight else ())}
+    words |= {
+        *COMPANIONS,
+        *SKILLS,
+        *SOURCES,
+        *ORDINALS,
+        *(SIGHT_WORDS if sight else ()),
+        *(STYLED_WORDS if styled else ()),
+    }
     fragments = (*FRAGMENTS, *(SIGHT_FRAGMENTS if sight else ()))
     names = [*PREFIXES, *(" " + p for p in PREFIXES), *SUFFIXES]
     quoted = [f" '{text}'" for text in TEXTS]

@@ -46,7 +46,8 @@ class World:
 
     `documents` are the text corpus, `pictures` the image library (title and reference; pixels are in the image store).
     `picture_of[name][source]` is the reference of one picture. In a world with `sight`, no title or address tells the
-    pictures of a subject apart. The corpus says what today's picture and the outdated one look like.
+    pictures of a subject apart. The corpus says what today's picture and the outdated one look like. In a `styled`
+    world most requests state a medium and a mood.
     """
 
     seed: int
@@ -57,6 +58,7 @@ class World:
     pictures: list[ImageHit] = field(default_factory=list)
     picture_of: dict[str, dict[str, ImageRef]] = field(default_factory=dict)
     sight: bool = False
+    styled: bool = False
 
     def subject(self, name: str) -> Entity:
         """Return an entity or kind by name.
@@ -68,11 +70,17 @@ class World:
 
 
 def build_world(
-    seed: int, partition: Partition, images: ImageStore | None, entities: int = 48, *, sight: bool = False
+    seed: int,
+    partition: Partition,
+    images: ImageStore | None,
+    entities: int = 48,
+    *,
+    sight: bool = False,
+    styled: bool = False,
 ) -> World:
     """Build the world of a seed; its library pictures are drawn into `images` (None: nothing is drawn).
 
-    With `sight`, the right picture of a subject is found only by looking (see `World`).
+    With `sight`, the right picture of a subject is found only by looking; `styled` is about its requests (see `World`).
 
     Raises:
         ValueError: when the partition has fewer names than `entities`.
@@ -82,7 +90,7 @@ def build_world(
         raise ValueError(f"partition {partition.value} has {len(names)} names, {entities} entities asked for")
     rng = np.random.default_rng(derive_seed(seed, "seen world" if sight else "world", partition.value))
     chosen = [names[i] for i in rng.choice(len(names), size=entities, replace=False)]
-    world = World(seed, partition, {}, {}, sight=sight)
+    world = World(seed, partition, {}, {}, sight=sight, styled=styled)
 
     def looks() -> dict[str, Look]:
         return alike_looks(rng, partition) if sight else _looks(rng)
