@@ -40,6 +40,24 @@ def bench_atlas(
     bench_run("atlas", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
 
 
+@bench.command("atlas-long")
+def bench_atlas_long(
+    policy: BenchPolicy,
+    out: BenchOut,
+    world_seed: WorldSeed = 1,
+    requests: BenchRequests = 200,
+    engine: BenchEngine = "vllm",
+    experience: BenchExperience = "none",
+) -> None:
+    """Score a policy where the generator obeys one of several wordings. Names come from the test partition.
+
+    Example: `genevolve bench atlas-long --policy cold-start --experience ideal --json out/ideal.json`
+    """
+    from genevolve_ray.commands.benchmarks import bench_run
+
+    bench_run("atlas-long", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
+
+
 @bench.command("atlas-sight")
 def bench_atlas_sight(
     policy: BenchPolicy,

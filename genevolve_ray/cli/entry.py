@@ -118,7 +118,10 @@ def _demo_folder(preset: str) -> Path:
 @app.command()
 def sft(
     source: Annotated[
-        str, typer.Argument(help="atlas, atlas-sight or atlas-base, a file of rows, or hf://datasets/ORG/NAME/FILE.")
+        str,
+        typer.Argument(
+            help="atlas, atlas-sight, atlas-long or atlas-base, a file of rows, or hf://datasets/ORG/NAME/FILE."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
@@ -159,7 +162,7 @@ app.add_typer(bench, name="bench")
 
 @app.command()
 def ablate(
-    preset: Annotated[str, typer.Argument(help="The preset: atlas or atlas-sight.")],
+    preset: Annotated[str, typer.Argument(help="The preset: atlas, atlas-sight or atlas-long.")],
     out: Annotated[Path, typer.Option("--json", help="Output file of the result; the runs are kept in its folder.")],
     arms: Annotated[str, typer.Option("--arms", help="Any of sft, grpo, full, shuffled, constant.")] = (
         "sft,grpo,full,shuffled,constant"

@@ -169,7 +169,7 @@ def _bench(
         )
 
 
-SUITES = ("atlas", "atlas-sight")
+SUITES = ("atlas", "atlas-sight", "atlas-long")
 COLD_START = "cold-start"
 """Value of `--policy` that names the policy with which the preset of a suite starts."""
 
