@@ -11,20 +11,11 @@ from ranks import Case, compare, compare_gradients, train, train_on_ranks
 from safetensors.torch import load_file
 
 from genevolve_ray.learning.batch import empty_batch
-from genevolve_ray.learning.config import (
-    GrpoConfig,
-    KlConfig,
-    KlForm,
-    LearnerConfig,
-    LoraConfig,
-    LossAggregation,
-    TokenAggregation,
-    VedConfig,
-    VedForm,
-)
+from genevolve_ray.learning.config import GrpoConfig, KlConfig, KlForm, LearnerConfig, LoraConfig, LossAggregation
 from genevolve_ray.learning.context import ContextRanks
 from genevolve_ray.learning.distributed import Ranks, join_ranks, with_context
 from genevolve_ray.learning.policy import state_hash
+from genevolve_ray.learning.ved_config import TokenAggregation, VedConfig, VedForm
 from genevolve_ray.models.adapters import published_tensors
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -9,7 +9,8 @@ from ranks import Case, compare, compare_gradients, train, train_on_ranks
 from safetensors.torch import load_file
 from tiny_vl import build_vl
 
-from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
+from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
+from genevolve_ray.learning.ved_config import VedConfig
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -12,9 +12,10 @@ import torch
 from learning_fakes import sequences, siblings, taught
 
 from genevolve_ray.learning.batch import TrainSequence, empty_batch
-from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
+from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.distributed import Ranks
 from genevolve_ray.learning.step import Learner
+from genevolve_ray.learning.ved_config import VedConfig
 from genevolve_ray.learning.workers import Workers
 
 CONFIG = LearnerConfig(
@@ -63,10 +64,10 @@ def test_two_workers_compute_the_same_bits_again(model_dir: Path) -> None:
 
 def test_gradients_are_added_to_those_that_are_there(model_dir: Path) -> None:
     made = learner(model_dir, 2)
-    batches, scored = made._passes.split(batch(0)), made._with_teacher(batch(0))
-    made._accumulate(batches, scored, 0)
+    batches, scored = made._passes.split(batch(0)), made._objective.with_teacher(batch(0))
+    made._objective.add_gradients(batches, scored, 0)
     once = [p.grad.clone() for p in made._parameters if p.grad is not None]
-    made._accumulate(batches, scored, 0)
+    made._objective.add_gradients(batches, scored, 0)
     for first, parameter in zip(once, made._parameters, strict=True):
         torch.testing.assert_close(parameter.grad, 2 * first)
 
