@@ -153,12 +153,20 @@ class _Divergences(torch.autograd.Function):
             _, flow_C_V = ctx.form(log_p_C_V, log_q_C_V)
             del log_q_C_V
             grad_C_V = flow_C_V.sub_(log_p_C_V.exp_().mul_(flow_C_V.sum(-1, keepdim=True)))
-            grad_C_V = grad_C_V.mul_((grad_K[part] / ctx.temperature)[:, None]).to(hidden_K_H.dtype)
+            grad_C_V = grad_C_V.mul_((grad_K[part] / ctx.temperature)[:, None]).to(head_V_H.dtype)
             if grad_hidden is not None:
-                torch.mm(grad_C_V, weight_V_H, out=grad_hidden[part])
+                grad_hidden[part] = grad_C_V @ head_V_H
             if grad_weight is not None:
-                grad_weight += grad_C_V.T @ hidden_K_H[part]
-        del head_V_H
+                _add_product(grad_weight, grad_C_V.T, hidden_K_H[part].to(head_V_H.dtype))
+        del head_V_H  # before the gradient is copied
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight_V_H.dtype)
         return grad_hidden, grad_weight, None, None, None, None, None
+
+
+def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
+    """Add first @ second to `total`, in place where all have one type: a product of its own is as large as the head."""
+    if total.dtype == first.dtype:
+        total.addmm_(first, second)
+    else:
+        total += first @ second
