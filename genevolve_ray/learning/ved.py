@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from genevolve_ray.learning.streams import TokenStreams, gate_size
-from genevolve_ray.learning.ved_config import TokenAggregation, VedConfig, VedForm, VedGate
+from genevolve_ray.learning.ved_config import GradientRatio, TokenAggregation, VedConfig, VedForm, VedGate
 
 
 def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: float) -> Tensor:
@@ -74,7 +74,7 @@ def ved_loss(
         ValueError: when there are no teacher log-probs, or no divergences for an exact form.
     """
     if coefficient is None:
-        assert isinstance(config.coefficient, float), "a ratio gives no coefficient by itself"
+        assert not isinstance(config.coefficient, GradientRatio), "a ratio gives no coefficient by itself"
         coefficient = config.coefficient
     if streams.teacher_P is None or streams.taught_P is None or streams.sequence_P is None:
         raise ValueError("VED needs teacher log-probs, the tokens they are for, and the tokens' sequences")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, WrapValidator, model_validator
 
 from genevolve_ray.records.base import Config
 
@@ -82,6 +82,16 @@ class GradientRatio(Config):
         return f"{{ratio_to_grpo: {self.ratio_to_grpo:{spec}}}}"
 
 
+_NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=0)])
+
+
+def _chosen(value: Any, _: object) -> float | GradientRatio:
+    """Return the coefficient; which of the two it is decides its errors, which would else be those of both."""
+    if isinstance(value, dict | GradientRatio):
+        return GradientRatio.model_validate(value)
+    return _NUMBER.validate_python(value)
+
+
 _ONLY_SAMPLED = {"rho_cap": 2.0, "gap_clip": 10.0}
 """Settings of the forms on sampled tokens alone, with their defaults."""
 
@@ -93,9 +103,9 @@ class VedConfig(Config):
     the same coefficient weighs about as many times more as a sequence has gated tokens.
     """
 
-    coefficient: Annotated[float, Field(ge=0)] | GradientRatio = 0.0
-    """Weight lambda of the distillation loss; 0 runs no teacher. `{ratio_to_grpo: R}` sets it by the norms of the
-    gradients."""
+    coefficient: Annotated[float | GradientRatio, WrapValidator(_chosen)] = 0.0
+    """Weight lambda of the distillation loss, at least 0; 0 runs no teacher. `{ratio_to_grpo: R}` sets it by the norms
+    of the gradients."""
     form: VedForm = VedForm.SCORE
     """Divergence from the teacher, and how its gradient is estimated. The last three are exact over the vocabulary."""
     rho_cap: float = Field(default=2.0, gt=0)
