@@ -210,7 +210,9 @@ class Learner:
         metrics = means(sums.totals, sums.sizes.policy_tokens)
         metrics |= {"loss": loss, "grad_norm": norm, "lr": rate, "gpu_memory_peak_bytes": peak_memory(self._device)}
         if self.config.ved.teaches:
-            metrics |= {"taught_sequences": taught, "seconds_teacher": sums.seconds_teacher}
+            metrics["taught_sequences"] = taught
+            if not self.config.ved.form.exact:  # Its teacher reads between the student's micro-batches.
+                metrics["seconds_teacher"] = sums.seconds_teacher
             metrics |= self._coefficient.figures if taught else {}
         sums.seconds += time.perf_counter() - started
         return metrics | sums.sizes.metrics(sums.seconds, flops_per_token(self.model))
