@@ -30,6 +30,19 @@ reads it beside its micro-batch."""
 
 
 @dataclass(frozen=True)
+class TaughtTokens:
+    """Hold what a teacher says about the policy tokens [P] of a micro-batch, beside which it has read.
+
+    Attributes:
+        logprobs_P: its log-probs, 0 on tokens of sequences without a bundle.
+        divergence_P: the divergence from it on the tokens that the gate selects, 0 elsewhere.
+    """
+
+    logprobs_P: Tensor
+    divergence_P: Tensor
+
+
+@dataclass(frozen=True)
 class TokenStreams:
     """Hold the inputs of the losses: one value per policy token [P] of a micro-batch, and the global normalizer.
 
@@ -106,19 +119,6 @@ class BatchCounts:
             # Known before any log-prob: the gate selects by gap, but its size depends on counts alone.
             gated_tokens=sum(min(gate_size(s.policy_tokens, gate_fraction), sum(_gate(s))) for s in taught),
         )
-
-
-@dataclass(frozen=True)
-class TaughtTokens:
-    """Hold what a teacher says about the policy tokens [P] of a micro-batch, beside which it has read.
-
-    Attributes:
-        logprobs_P: its log-probs, 0 on tokens of sequences without a bundle.
-        divergence_P: the divergence from it on the tokens that the gate selects, 0 elsewhere.
-    """
-
-    logprobs_P: Tensor
-    divergence_P: Tensor
 
 
 def gate_size(tokens: int, fraction: float) -> int:
