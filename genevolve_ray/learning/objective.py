@@ -92,7 +92,7 @@ class Objective:
         """
         counts = counts or self.counts(sequences)
         self.gaps = [[] for _ in sequences]
-        policy = self._policy_terms()
+        policy = self._terms()
         if counts.taught and self._coefficient.measures(version):
             totals = self._add(batches, sequences, version, counts, policy)
             grpo = self._coefficient.take()
@@ -107,7 +107,7 @@ class Objective:
             self.gaps = self._ranks.gather(self.gaps)
         return totals | {"taught_sequences": float(counts.taught)}
 
-    def _policy_terms(self) -> list[Term]:
+    def _terms(self) -> list[Term]:
         """Return the terms without a teacher, each over the same token streams."""
         terms: list[Term] = [partial(grpo_loss, config=self._config.grpo)]
         if self._passes.refers:
