@@ -167,7 +167,9 @@ async def _run(
             raise StoreError(f"run {folder} has already taken {store.last_step} steps, but {steps} are requested")
         names = {kind: _tested_name(kind, plan, steps) for kind in (SAMPLED, GREEDY)}
         if not set(names.values()) <= set(store.trajectory_names()):
-            evolution = Evolution(config, sources, rollouts, learner, store, NullMonitor(), start_experience(config))
+            evolution = Evolution(
+                config, sources, rollouts, learner, store, NullMonitor(), start_experience(config, model)
+            )
             version = await evolution.start()
             if steps:
                 await evolution.run(version)
