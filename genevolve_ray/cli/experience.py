@@ -48,3 +48,36 @@ def experience_search(
     from genevolve_ray.commands.experience import print_search
 
     print_search(run, text, top)
+
+
+@experience.command("calibrate")
+def experience_calibrate(
+    run: RunFolder,
+    embedder: Annotated[
+        str | None, typer.Option("--embedder", help="hashing, or a model folder or hub id (default: the run's own).")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option("--requests", min=1, help="Requests that ask, the youngest (default: all).")
+    ] = None,
+    precision: Annotated[
+        float, typer.Option("--precision", min=0, max=1, help="Precision that the recommended threshold has.")
+    ] = 0.9,
+    against: Annotated[
+        str, typer.Option("--against", help="own: the request's own bundle; ideal: what its world knows to be right.")
+    ] = "own",
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Output file (default: calibration.json in the run's folder).")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: --set experience.embedder.transformers.pooling=mean. Repeatable."),
+    ] = None,
+) -> None:
+    """Measure how right recalled guidance is, by the threshold of the memory, and recommend a threshold.
+
+    Example: `genevolve experience calibrate runs/demo --precision 0.9`
+    """
+    from genevolve_ray.commands.calibration import CalibrationOptions, calibrate_run
+
+    options = CalibrationOptions(embedder, tuple(settings or ()), requests, precision, against, out)
+    calibrate_run(run, options)

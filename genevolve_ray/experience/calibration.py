@@ -17,7 +17,7 @@ Shape legend: n bundles, U different bullets, Q requests.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ def calibrate(
     np.fill_diagonal(similar, -np.inf)
     order = {q: [int(i) for i in np.argsort(-similar[q], kind="stable")[: merge.nearest]] for q in queries}
 
-    @lru_cache(maxsize=None)
+    @cache
     def majority(places: tuple[int, ...]) -> NDArray[np.bool_]:
         found: NDArray[np.bool_] = texts.marks([merge_bundles([bundles[i] for i in places], merge.alike)])[0]
         return found
@@ -125,9 +125,7 @@ def calibrate(
         merged = {q: majority(tuple(near[q])) for q in hits}
         nearest, several = (_recalled(texts, found, meant_n_U, queries) for found in (whole, merged))
         share = len(hits) / len(queries)
-        rows.append(
-            ThresholdRow(threshold=threshold, hits=len(hits), hit_rate=share, nearest=nearest, merged=several)
-        )
+        rows.append(ThresholdRow(threshold=threshold, hits=len(hits), hit_rate=share, nearest=nearest, merged=several))
     good = [r.threshold for r in rows if r.hits >= LEAST_HITS and (r.nearest.precision or 0) >= wanted]
     return Calibration(
         bundles=len(bundles),
@@ -197,5 +195,3 @@ def _chance(
         right += int((said_n_U[others] & agreed_U).sum())
         said += int(said_n_U[others].sum())
     return right / max(1, said)
-
-
