@@ -81,3 +81,30 @@ def experience_calibrate(
 
     options = CalibrationOptions(embedder, tuple(settings or ()), requests, precision, against, out)
     calibrate_run(run, options)
+
+
+@experience.command("lift")
+def experience_lift(
+    run: RunFolder,
+    step: Annotated[
+        int | None, typer.Option("--step", min=1, help="Step of memory and policy (default: the last checkpoint's).")
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Training requests, the youngest.")] = 100,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of each request.")] = 1,
+    start: Annotated[bool, typer.Option("--start", help="Measure the policy that the run began with as well.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Output file (default: lift-STEP.json in the run's folder).")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: --set engine.kind=transformers. Repeatable.")
+    ] = None,
+) -> None:
+    """Measure what bundles are worth in the prompt of today's policy: own, remembered, merged, placebo, constant.
+
+    The same requests are played with a guide and without, with the same random seeds. Nothing is trained.
+
+    Example: `genevolve experience lift runs/demo --step 40 --start`
+    """
+    from genevolve_ray.commands.lift import LiftOptions, lift_run
+
+    lift_run(run, LiftOptions(step, requests, samples, start, tuple(settings or ()), out))
