@@ -30,7 +30,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.intervals import resampled_intervals
 
-LEAST_BUNDLES = 20
+LEAST_BUNDLES = 10
 """Bundles below which a calibration says nothing."""
 LEAST_HITS = 10
 """Requests with a hit below which a threshold is not recommended."""

@@ -101,10 +101,10 @@ def test_the_world_knows_what_is_ideal(genevolve: Command, run: Path) -> None:
 
 
 def test_few_bundles_no_experience_and_no_run_are_told(genevolve: Command, tmp_path: Path) -> None:
-    few = make_run(tmp_path / "few", 19)
+    few = make_run(tmp_path / "few", 9)
     RunStore.open(str(tmp_path / "plain"), load_config("atlas")).close()
     for place, named in (
-        (few, "remembers 19 bundles after step 1: a calibration needs 20"),
+        (few, "remembers 9 bundles after step 1: a calibration needs 10"),
         (tmp_path / "plain", "has no experience"),
         (tmp_path / "none", "none"),
     ):
