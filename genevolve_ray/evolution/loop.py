@@ -14,6 +14,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.alarms import AlarmStop, AlarmWatch
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.evolution.curriculum import CurriculumRequests, follow_curriculum
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
@@ -61,7 +62,7 @@ class Evolution:
         self.patience = Patience(self.config.loop.outage_limit, self.monitor)
         config, experience = self.config, self.experience
         self.overlap = Overlap(self.learner, config.part_tokens if config.learns_early else math.inf)
-        self.comparisons = Comparisons(experience if config.compares_early else None, self.requests.train)
+        self.comparisons = Comparisons(experience if config.compares_early else None, lambda n: self.requests.train(n))
         self.alarms = AlarmWatch(config.alarms, config.loop.parity_limit)
 
     async def start(self) -> int:
@@ -87,6 +88,7 @@ class Evolution:
         """Evolve the policy from `version`, which `start` returned, to the last step."""
         config = self.config
         store, monitor, sampling = self.store, self.monitor, self.sampling()
+        self.requests = follow_curriculum(self.requests, config, store, version)
         stream = RolloutStream(
             config,
             self.requests,
@@ -127,6 +129,8 @@ class Evolution:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
         self.monitor.phase("learning", 0, len(batch.groups))
         metrics = group_metrics(batch.groups, self.config.reward) | batch.metrics | experience.metrics
+        if isinstance(self.requests, CurriculumRequests):
+            metrics |= self.requests.hear(step, batch.drawn)
         self.warn(f"step {step}", metrics)
         try:
             parts = await self.overlap.settle(batch.groups)
@@ -202,6 +206,8 @@ class Evolution:
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
+        if isinstance(self.requests, CurriculumRequests):
+            state["curriculum"] = self.requests.state(batch.flow).model_dump(mode="json")
         state |= {"renderer_swap": self.generations.current} | part_state(self.overlap.parts)
         truths = {r.id: r.truth_image for r in batch.requests if r.truth_image is not None}
         state["truths"] = {name: ref.model_dump(mode="json") for name, ref in truths.items()}

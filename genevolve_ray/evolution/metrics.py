@@ -79,6 +79,25 @@ def group_metrics(groups: Sequence[Group], reward: RewardConfig | None = None) -
     return metrics | component_metrics(every, reward) | usage_metrics(every)
 
 
+def drawn_metrics(drawn: Sequence[Group], batch: Sequence[Group]) -> dict[str, float]:
+    """Return what dynamic sampling drew for a step, of which its batch is a part.
+
+    Groups without variance are left out of the batch, so that its mean reward is not that of the policy; this is
+    `drawn_reward_mean`. The share of groups without variance and the use of services are those of all that was drawn.
+    """
+    every = [t for group in drawn for t in group.trajectories]
+    scores = [group.scores() for group in drawn]
+    kept = sum(t.ledger.policy_tokens for group in batch for t in group.trajectories)
+    return {
+        "dynamic_groups_drawn": float(len(drawn)),
+        "dynamic_groups_dropped": float(len(drawn) - len(batch)),
+        "dynamic_tokens_dropped": float(sum(t.ledger.policy_tokens for t in every) - kept),
+        "drawn_reward_mean": _mean([score for group in scores for score in group]),
+        **_equal_fraction(scores),
+        **usage_metrics(every),
+    }
+
+
 def _equal_fraction(scores: Sequence[Sequence[float]]) -> dict[str, float]:
     """Return the share of groups without variance among those with two scores; empty where no group has two."""
     compared = [max(s) == min(s) for s in scores if len(s) > 1]
