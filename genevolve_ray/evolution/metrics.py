@@ -21,7 +21,11 @@ class ParityError(RunError):
     """
 
 
-PARITIES = {"parity": "", "parity_images": " over trajectories with pictures"}
+PARITIES = {
+    "parity": "",
+    "parity_images": " over trajectories with pictures",
+    "redraw_parity": " over guided re-draws, in the context with the guide,",
+}
 """Metrics of the parity of engine and learner, with the words that tell over which trajectories."""
 
 

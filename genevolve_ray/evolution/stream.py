@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +24,6 @@ from genevolve_ray.evolution.telemetry.watching import UNHEARD, StreamListener
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
 
-
 _MOST_PASSED = 4
 """Rounds of leases whose requests are passed over before dynamic sampling takes the batch as it is."""
 
@@ -34,7 +33,7 @@ class Batch:
     """Hold the input of a step: groups in the order of their leases, their requests, and the flow after taking them.
 
     `drawn` holds all groups that the step decided about, by lease: those of `groups`, and those that dynamic sampling
-    dropped.
+    dropped. `redraws` are guided re-draws of some of the groups.
     """
 
     requests: list[Request]
@@ -42,6 +41,7 @@ class Batch:
     flow: FlowState
     metrics: dict[str, float]
     drawn: Mapping[int, Group]
+    redraws: Sequence[Group] = ()
 
 
 class RolloutStream:
