@@ -29,16 +29,22 @@ import torch
 from torch import Tensor, nn
 
 from genevolve_ray.learning.batch import MicroBatch, TrainSequence
-from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.config import LearnerConfig, LossAggregation
 from genevolve_ray.learning.distributed import Ranks
 from genevolve_ray.learning.parts import StepSums
 from genevolve_ray.learning.passes import Passes
 from genevolve_ray.learning.redraw_config import GuidedDraws, RedrawConfig, RedrawCorrection
+from genevolve_ray.learning.streams import token_shares
 from genevolve_ray.learning.workers import Workers
 
 
 def redraw_loss(
-    logprobs_P: Tensor, behaviour_P: Tensor, advantages_P: Tensor, config: RedrawConfig, normalizer: float
+    logprobs_P: Tensor,
+    behaviour_P: Tensor,
+    advantages_P: Tensor,
+    config: RedrawConfig,
+    normalizer: float,
+    weights_P: Tensor | float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return this micro-batch's share of the loss of re-draws, and metric sums over its tokens.
 
@@ -48,14 +54,15 @@ def redraw_loss(
         advantages_P: the sequence's advantage, repeated on its tokens.
         config: the settings.
         normalizer: N of the module's docstring.
+        weights_P: weights of the token losses, as `grpo.aggregation` asks for them.
     """
     with torch.no_grad():
         ratio_P = (logprobs_P - behaviour_P).exp()
         metrics = {"redraw_ratio_mean": ratio_P.sum(), "redraw_truncated": (ratio_P > config.cap).sum()}
     scale = config.coefficient / normalizer
     if config.correction is RedrawCorrection.WINNERS:
-        return -scale * logprobs_P.sum(), metrics
-    weighted_P = ratio_P.clamp(max=config.cap) * advantages_P
+        return -scale * (logprobs_P * weights_P).sum(), metrics
+    weighted_P = ratio_P.clamp(max=config.cap) * advantages_P * weights_P
     carrier_P = weighted_P * logprobs_P
     # Adds exactly zero to the value, and the score-function gradient to the backward pass.
     return -scale * (weighted_P.sum() + (carrier_P - carrier_P.detach()).sum()), metrics
@@ -78,6 +85,7 @@ def add_redraws(
     if draws is None:
         return {}
     normalizer = sums.count(config.grpo.aggregation)
+    in_sequence = config.grpo.aggregation is LossAggregation.SEQ_MEAN_TOKEN_MEAN
     with passes.features.step():
         metrics = _parity(draws.sequences, passes, sums.step)
         batches = passes.split(draws.sequences)
@@ -88,7 +96,8 @@ def add_redraws(
             behaviour = [x for s in chosen for x, wanted in zip(s.logprobs, s.policy_mask, strict=True) if wanted]
             behaviour_P = logprobs_P.new_tensor(behaviour)
             advantages_P = logprobs_P.new_tensor([s.advantage for s in chosen])[batch.sequence_P]
-            loss, parts = redraw_loss(logprobs_P, behaviour_P, advantages_P, draws.config, normalizer)
+            weights_P = token_shares(batch.sequence_P, logprobs_P.dtype) if in_sequence else 1.0
+            loss, parts = redraw_loss(logprobs_P, behaviour_P, advantages_P, draws.config, normalizer, weights_P)
             return loss, {"redraw_loss": loss.item()} | {name: value.item() for name, value in parts.items()}
 
         totals: dict[str, float] = defaultdict(float)
