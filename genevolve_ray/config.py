@@ -65,6 +65,11 @@ class RunConfig(PlacedConfig):
                 f"cluster.weights={self.cluster.weights} writes no files, "
                 f"but gateway.port={self.gateway.port} sends files to outside workers: use host"
             )
+        if self.gateway.port is not None and self.gateway.only and self.experience.redraws.draws:
+            raise ValueError(
+                f"experience.redraws.draws={self.experience.redraws.draws} and gateway.only=true: re-draws are played by the "
+                "run's own engines, of which there are none"
+            )
         if self.gateway.lag > self.loop.max_staleness:
             raise ValueError(
                 f"gateway.lag={self.gateway.lag} exceeds loop.max_staleness={self.loop.max_staleness}: "

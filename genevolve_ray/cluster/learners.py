@@ -178,13 +178,18 @@ class RayLearner:
         await self._call("accumulate", list(groups), step, answers=True)
 
     async def step(
-        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+        self,
+        groups: Sequence[Group],
+        step: int,
+        lessons: Sequence[Lesson] = (),
+        parts: Parts = (),
+        redraws: Sequence[Group] = (),
     ) -> dict[str, float]:
         """Take one optimization step on judged groups, taught by lessons, and return its metrics."""
         if parts:
             # A learner that was replaced has none of them; `step` alone takes as long as its rest usually does.
             await self._call("catch_up", list(groups), step, parts, answers=True)
-        metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons), parts)
+        metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons), parts, list(redraws))
         return metrics
 
     async def teacher_disagreement(self) -> list[MovedToken]:

@@ -258,7 +258,9 @@ def _training_requests(store: RunStore, wanted: set[str]) -> dict[str, Request]:
     if (recorded := store.rows()) and hasattr(source, "keep"):
         source.keep(recorded)
     found: dict[str, Request] = {}
-    for index in range(4 * max(1, len(wanted)) + 4 * config.loop.requests_per_step):
+    loop = config.loop
+    leased = 4 * max(1, len(wanted)) + 4 * loop.requests_per_step
+    for index in range(max(leased * (1 + loop.dynamic_sampling.rounds), loop.curriculum.pool)):
         if len(found) == len(wanted):
             break
         request = source.train(index)

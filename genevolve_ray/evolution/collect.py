@@ -75,6 +75,7 @@ async def collect_group(
     generations: RendererGenerations | None = None,
     first_attempt: int = 0,
     panel: Panel | None = None,
+    adjust: Callable[[RolloutTask], RolloutTask] = lambda task: task,
 ) -> Group:
     """Draw K rollouts of one request.
 
@@ -95,6 +96,7 @@ async def collect_group(
         generations: the renderers; the group keeps the one that is current when it begins.
         first_attempt: number of the first attempt, above those of an earlier draw of the group that failed.
         panel: the judges, where some of them judge groups.
+        adjust: changes the task of each attempt.
 
     Raises:
         RunError: when a sample waits for judges of groups, and `panel` has none.
@@ -116,7 +118,7 @@ async def collect_group(
                 sampling=sampling,
                 renderer=renderer,
             )
-            attempts.append(await rollouts.rollout(task))
+            attempts.append(await rollouts.rollout(adjust(task)))
             if on_trajectory:
                 on_trajectory(attempts[-1])
             if attempts[-1].outcome is not Outcome.INFRA_FAILURE:

@@ -20,6 +20,7 @@ def check_consistent(config: EvolutionConfig) -> None:
             "distillation needs experience: "
             f"learner.ved.coefficient={config.learner.ved.coefficient:g}, experience.enabled=false"
         )
+    _check_redraws(config)
     if config.engine.vllm.sleep and (config.loop.mode != "sync" or config.learns_early):
         raise ValueError(
             f"engine.vllm.sleep=true needs loop.mode=sync and loop.overlap=false, got {config.loop.mode} and "
@@ -40,4 +41,23 @@ def check_consistent(config: EvolutionConfig) -> None:
         raise ValueError(
             f"loop.overlap=true compares every group as soon as it is complete, but experience.max_pairs={pairs} is "
             f"below loop.requests_per_step={config.loop.requests_per_step}: set one of them"
+        )
+
+
+def _check_redraws(config: EvolutionConfig) -> None:
+    """Check what guided re-draws need. Raises ValueError naming keys and values."""
+    draws = config.experience.redraws.draws
+    if not draws:
+        return
+    if not config.experience.enabled:
+        raise ValueError(f"experience.redraws.draws={draws} recalls guides, but experience.enabled=false")
+    if config.loop.mode != "sync":
+        raise ValueError(
+            f"experience.redraws.draws={draws} needs loop.mode=sync, got {config.loop.mode}: whether a group is stuck is "
+            "known when its step begins, so that the learner would wait for re-draws of a newer policy"
+        )
+    if config.reward.normalise != "none":
+        raise ValueError(
+            f"experience.redraws.draws={draws} needs reward.normalise=none, got {config.reward.normalise}: it compares "
+            "attempts of one group, and re-draws belong to none"
         )

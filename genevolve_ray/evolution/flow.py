@@ -10,7 +10,7 @@ from pydantic import Field
 
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.base import Config, Record
-from genevolve_ray.records.trajectory import Outcome, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
 
 class FlowConfig(Config):
@@ -22,6 +22,28 @@ class FlowConfig(Config):
     max_staleness: int = Field(ge=0)
     steps: int = Field(ge=1)
     """Steps of the whole run: requests that no step will consume are not leased."""
+    spare: int = Field(default=0, ge=0)
+    """Groups that may be set aside at once while others are leased in their place."""
+
+
+class DynamicSamplingConfig(Config):
+    """Configure dynamic sampling (DAPO, arXiv 2503.14476): a group without variance gives way to a further request.
+
+    A step takes the first groups with variance in the order of their leases. Where the bound leaves it short of them, the
+    earliest groups without variance complete the batch, so that every step has `requests_per_step` groups.
+    """
+
+    rounds: int = Field(default=0, ge=0)
+    """Further requests that a step may draw, as a multiple of `requests_per_step`; 0 takes every group as it comes."""
+    spread: float = Field(default=0.0, ge=0)
+    """Largest difference of rewards within a group that counts as no variance. Advantages divide by the standard
+    deviation, so with continuous rewards nearly equal attempts have large advantages."""
+
+    def drops(self, group: Group) -> bool:
+        """Return whether a group has no variance. One that lacks a reward failed from outside, and is not judged by it."""
+        rewards = [t.compared for t in group.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)]
+        whole = len(rewards) > 1 and len(rewards) == group.samples
+        return bool(self.rounds) and whole and max(rewards) - min(rewards) <= self.spread
 
 
 class FlowState(Record):
@@ -57,6 +79,8 @@ class Flow:
         self.running: dict[int, int] = {}
         self.buffered: dict[int, int] = {}
         """Samples of each lease that runs or is buffered."""
+        self.aside: set[int] = set()
+        """Buffered leases that a step takes only where it is short of others."""
 
     @property
     def leased(self) -> int:
@@ -68,10 +92,12 @@ class Flow:
 
         Leases begin only while taken + buffered + running < (version + max_staleness + 1) * batch, in groups. A group
         that lost samples counts in full. Otherwise every lost sample would let rollouts run further ahead permanently.
+        Of the groups that are set aside, `spare` do not count.
         """
         c = self.config
         steps = min(version + c.max_staleness + 1, c.steps)
-        return max(0, steps * c.batch - self.taken - len(self.buffered) - len(self.running))
+        counted = len(self.buffered) - min(len(self.aside), c.spare)
+        return max(0, steps * c.batch - self.taken - counted - len(self.running))
 
     def lease(self) -> int:
         """Begin the next lease: one that a restart left open, else a new one."""
@@ -93,6 +119,10 @@ class Flow:
             raise FlowError(f"lease {number} has {self.running[number]} samples, but its group accounts for {samples}")
         self.buffered[number] = self.running.pop(number)
 
+    def set_aside(self, number: int) -> None:
+        """Make room for another lease in place of a buffered one, which stays until a step takes or discards it."""
+        self.aside.add(number)
+
     def found(self, number: int, samples: int) -> bool:
         """Add a group that was judged before a restart; return False when its lease is closed.
 
@@ -111,16 +141,19 @@ class Flow:
     def again(self, number: int) -> None:
         """Begin a buffered lease anew, since its samples failed from outside: it becomes idle with all its samples."""
         self.discarded -= self.config.group_size - self.buffered.pop(number)
+        self.aside.discard(number)
         self.idle = sorted([*self.idle, number])
 
     def discard(self, number: int) -> None:
         """Discard a running or buffered lease."""
         self.discarded += (self.running if number in self.running else self.buffered).pop(number)
+        self.aside.discard(number)
 
     def consume(self, number: int) -> None:
         """Consume a buffered lease in a step."""
         self.taken += 1
         self.consumed += self.buffered.pop(number)
+        self.aside.discard(number)
 
     def check(self) -> None:
         """Assert the invariant. Raises FlowError with all the counts."""

@@ -65,6 +65,11 @@ class Panel:
                 f"{judge.identity} gives no KScore: set reward.components, from {', '.join(declared[MAIN])}"
             )
 
+    @property
+    def group_judges(self) -> list[str]:
+        """Names of the judges that judge the attempts of a group together."""
+        return list(self._groups)
+
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> Judged:

@@ -23,7 +23,8 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.metrics import turn_gap_metrics
 from genevolve_ray.evolution.pictures import ProbeContext, TrajectoryPictures, seeing_probe
 from genevolve_ray.evolution.ports import LearnerLost, Parts
-from genevolve_ray.evolution.teaching import TeacherPatch
+from genevolve_ray.evolution.redraws import RedrawTraining
+from genevolve_ray.evolution.teaching import ExperienceLeakError, TeacherPatch
 from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights, WeightFolders
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
 from genevolve_ray.learning.batch import ImageInputs, TeacherContext, TrainSequence
@@ -63,6 +64,7 @@ class LocalLearner:
         folders: WeightFolders,
         patch: TeacherPatch | None = None,
         pictures: Callable[[], PicturesOf] | None = None,
+        redraws: RedrawTraining | None = None,
         *,
         yields: bool = False,
     ) -> None:
@@ -76,11 +78,12 @@ class LocalLearner:
             folders: where versions are written.
             patch: builds the teacher's contexts; without one, lessons teach nothing.
             pictures: begins a step, and returns what reads the pictures of its trajectories.
+            redraws: turns guided re-draws into sequences; without it they teach nothing.
             yields: whether an engine that sleeps during a step needs the GPU's free memory after it.
         """
         self._learner, self._advantage = learner, advantage
         self._probe, self._tolerance, self._patch = probe, tolerance, patch
-        self._folders, self._pictures, self._yields = folders, pictures, yields
+        self._folders, self._pictures, self._yields, self._redraws = folders, pictures, yields, redraws
         self._trained: list[Trajectory] = []
         self._begun: tuple[int, list[tuple[str, ...]]] = (0, [])
         """A step that was begun early, and the parts of it that the learner has added."""
@@ -119,7 +122,12 @@ class LocalLearner:
             self._add([named[request] for request in part], step)
 
     async def step(
-        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+        self,
+        groups: Sequence[Group],
+        step: int,
+        lessons: Sequence[Lesson] = (),
+        parts: Parts = (),
+        redraws: Sequence[Group] = (),
     ) -> dict[str, float]:
         """Take one step on judged groups, taught by lessons where there is a patch; `parts` as `LearnerPort.step`.
 
@@ -139,7 +147,10 @@ class LocalLearner:
             raise RuntimeError(
                 f"step {step} has no training data, because all {len(groups)} groups are incomplete: {reasons}"
             )
-        metrics = self._learner.train_step(self._sequences(rest, teachers), step - 1)
+        sequences, draws = self._sequences(rest, teachers), None
+        if self._redraws is not None and redraws:
+            draws = self._redraws(groups, redraws, lessons, self._pictures() if self._pictures is not None else None)
+        metrics = self._learner.train_step(sequences, step - 1, *([draws] if draws is not None else []))
         if self._yields:
             from genevolve_ray.learning.policy import release_cached_memory
 
@@ -275,11 +286,12 @@ def build_learner(
     """
     probe = probe_context(config, banned, chat)
     learner = _policy_learner(config, model_dir, banned, ranks)
-    patch = None
+    patch, redraws = None, None
     if config.experience.enabled:
         limits = (config.engine_for(context := context_length(model_dir)).max_model_len, context)
         limit = min((n for n in limits if n is not None), default=sys.maxsize)
         patch = TeacherPatch(chat, config.protocol, limit, config.learner.ved.gate_kinds)
+        redraws = RedrawTraining.of(config, patch)
     pictures = partial(TrajectoryPictures, chat.image_tokens, images)
     return LocalLearner(
         learner,
@@ -289,6 +301,7 @@ def build_learner(
         folders,
         patch,
         pictures,
+        redraws,
         yields=config.engine.vllm.sleep,
     )
 
@@ -333,9 +346,12 @@ def trained_trajectories(groups: Sequence[Group]) -> list[Trajectory]:
 
     Raises:
         ValueError: for a trajectory that has only text, without tokens to learn from.
+        ExperienceLeakError: for one that was sampled with experience in its context.
     """
     kept = ([t for t in g.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)] for g in groups)
     trained = [t for scored in kept if len(scored) > 1 for t in scored]
+    if guided := next((t for t in trained if t.provenance.guided is not None), None):
+        raise ExperienceLeakError(f"trajectory {guided.key} is a guided re-draw, which no group may hold")
     if text := next((t for t in trained if not t.has_tokens), None):
         raise ValueError(
             f"trajectory {text.key} of {text.provenance.engine} has no tokens and no log-probs to train on"

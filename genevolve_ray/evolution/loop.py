@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.alarms import AlarmStop, AlarmWatch
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.evolution.curriculum import CurriculumRequests, follow_curriculum
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.judging import Panel
-from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
+from genevolve_ray.evolution.metrics import (
+    Clock,
+    check_parity,
+    evaluation_metrics,
+    group_metrics,
+    usage_metrics,
+    warnings_of,
+)
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
 from genevolve_ray.evolution.overlap import Comparisons, Overlap, part_state
@@ -28,8 +36,9 @@ from genevolve_ray.evolution.ports import (
     RequestSource,
     RolloutPort,
 )
+from genevolve_ray.evolution.redraws import check_panel, draw_again, redraw_metrics
 from genevolve_ray.evolution.restore import restore, revive
-from genevolve_ray.evolution.store.lessons import lesson_state
+from genevolve_ray.evolution.store.lessons import lesson_state, redraw_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.telemetry.watching import UNHEARD, StreamListener
@@ -61,7 +70,7 @@ class Evolution:
         self.patience = Patience(self.config.loop.outage_limit, self.monitor)
         config, experience = self.config, self.experience
         self.overlap = Overlap(self.learner, config.part_tokens if config.learns_early else math.inf)
-        self.comparisons = Comparisons(experience if config.compares_early else None, self.requests.train)
+        self.comparisons = Comparisons(experience if config.compares_early else None, lambda n: self.requests.train(n))
         self.alarms = AlarmWatch(config.alarms, config.loop.parity_limit)
 
     async def start(self) -> int:
@@ -87,6 +96,9 @@ class Evolution:
         """Evolve the policy from `version`, which `start` returned, to the last step."""
         config = self.config
         store, monitor, sampling = self.store, self.monitor, self.sampling()
+        check_panel(config, self.panel)
+        redraws = config.experience.redraws.draws > 0
+        self.requests = follow_curriculum(self.requests, config, store, version)
         stream = RolloutStream(
             config,
             self.requests,
@@ -107,10 +119,15 @@ class Evolution:
                 self.overlap.begin(step)
                 self.comparisons.begin(step)
                 batch = await stream.take(step)
-                await self.rest()
+                if not redraws:
+                    await self.rest()
                 clock.lap("seconds_rollout")
                 experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")
+                if redraws:
+                    batch = await self.redraw(batch, experience, step)
+                    await self.rest()
+                    clock.lap("seconds_redraws")
                 while not await self.advance(step, batch, experience, clock):
                     await revive(self.store, self.learner, self.monitor, exact=self.config.learner.exact)
         finally:
@@ -127,10 +144,13 @@ class Evolution:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
         self.monitor.phase("learning", 0, len(batch.groups))
         metrics = group_metrics(batch.groups, self.config.reward) | batch.metrics | experience.metrics
+        if isinstance(self.requests, CurriculumRequests):
+            metrics |= self.requests.hear(step, batch.drawn)
         self.warn(f"step {step}", metrics)
         try:
             parts = await self.overlap.settle(batch.groups)
-            metrics |= await self.learner.step(batch.groups, step, experience.lessons, parts)
+            again = {"redraws": batch.redraws} if batch.redraws else {}
+            metrics |= await self.learner.step(batch.groups, step, experience.lessons, parts, **again)
             check_parity(step, metrics, self.config.loop.parity_limit)
             clock.lap("seconds_learn")
             metrics["probe_difference"] = await self.publish(step)
@@ -164,6 +184,25 @@ class Evolution:
         for fault in learned.faults:
             self.monitor.note(f"step {step}, experience: {fault}")
         return learned
+
+    async def redraw(self, batch: Batch, experience: ExperienceStep, step: int) -> Batch:
+        """Sample the requests of stuck groups again with the guides that they recalled, and return the batch with that."""
+        redraws = await draw_again(
+            self.config,
+            self.rollouts,
+            batch.requests,
+            batch.groups,
+            experience.lessons,
+            step,
+            sampling=self.sampling(),
+            generations=self.generations,
+            on_begin=lambda count: self.monitor.phase("redraws", 0, count),
+            on_trajectory=self.monitor.trajectory,
+        )
+        settings, every = self.config.experience, [*batch.drawn.values(), *redraws]
+        metrics = redraw_metrics(batch.groups, redraws, settings.redraws, settings.min_gap)
+        metrics |= usage_metrics([t for group in every for t in group.trajectories])
+        return replace(batch, redraws=redraws, metrics=batch.metrics | metrics)
 
     async def publish(self, version: int) -> float:
         """Publish the learner's weights; engines sample only after the probe agrees. Returns the difference."""
@@ -202,7 +241,10 @@ class Evolution:
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
+        if isinstance(self.requests, CurriculumRequests):
+            state["curriculum"] = self.requests.state(batch.flow).model_dump(mode="json")
         state |= {"renderer_swap": self.generations.current} | part_state(self.overlap.parts)
+        state |= redraw_state(self.store, step, batch.redraws)
         truths = {r.id: r.truth_image for r in batch.requests if r.truth_image is not None}
         state["truths"] = {name: ref.model_dump(mode="json") for name, ref in truths.items()}
         state["alarms"] = [alarm.model_dump(mode="json") for alarm in raised]

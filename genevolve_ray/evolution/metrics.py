@@ -21,7 +21,11 @@ class ParityError(RunError):
     """
 
 
-PARITIES = {"parity": "", "parity_images": " over trajectories with pictures"}
+PARITIES = {
+    "parity": "",
+    "parity_images": " over trajectories with pictures",
+    "redraw_parity": " over guided re-draws, in the context with the guide,",
+}
 """Metrics of the parity of engine and learner, with the words that tell over which trajectories."""
 
 
@@ -77,6 +81,25 @@ def group_metrics(groups: Sequence[Group], reward: RewardConfig | None = None) -
         "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
     }
     return metrics | component_metrics(every, reward) | usage_metrics(every)
+
+
+def drawn_metrics(drawn: Sequence[Group], batch: Sequence[Group]) -> dict[str, float]:
+    """Return what dynamic sampling drew for a step, of which its batch is a part.
+
+    Groups without variance are left out of the batch, so that its mean reward is not that of the policy; this is
+    `drawn_reward_mean`. The share of groups without variance and the use of services are those of all that was drawn.
+    """
+    every = [t for group in drawn for t in group.trajectories]
+    scores = [group.scores() for group in drawn]
+    kept = sum(t.ledger.policy_tokens for group in batch for t in group.trajectories)
+    return {
+        "dynamic_groups_drawn": float(len(drawn)),
+        "dynamic_groups_dropped": float(len(drawn) - len(batch)),
+        "dynamic_tokens_dropped": float(sum(t.ledger.policy_tokens for t in every) - kept),
+        "drawn_reward_mean": _mean([score for group in scores for score in group]),
+        **_equal_fraction(scores),
+        **usage_metrics(every),
+    }
 
 
 def _equal_fraction(scores: Sequence[Sequence[float]]) -> dict[str, float]:

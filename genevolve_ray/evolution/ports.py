@@ -26,7 +26,8 @@ Parts = Sequence[Sequence[str]]
 class RolloutTask(Record):
     """Describe one sample to draw: the request, the seeds, the sampling, and the generation of the renderer.
 
-    `experience` is for evaluations that measure the value of guidance; a training rollout never carries any.
+    `experience` is for evaluations that measure the value of guidance, and for guided re-draws, which are no training
+    rollouts: these never carry any.
     """
 
     request: Request
@@ -40,7 +41,7 @@ class RolloutTask(Record):
 
     @property
     def alone(self) -> bool:
-        """True for a sample of an evaluation, which belongs to no group."""
+        """True for a sample that is judged by itself: of an evaluation, or a guided re-draw."""
         return self.split != "train"
 
     @model_validator(mode="after")
@@ -175,7 +176,12 @@ class LearnerPort(Protocol):
         ...
 
     async def step(
-        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+        self,
+        groups: Sequence[Group],
+        step: int,
+        lessons: Sequence[Lesson] = (),
+        parts: Parts = (),
+        redraws: Sequence[Group] = (),
     ) -> dict[str, float]:
         """Take one optimization step on judged groups and return its metrics.
 
@@ -187,6 +193,7 @@ class LearnerPort(Protocol):
             lessons: lessons of its requests.
             parts: parts of the batch in the order in which they are added, before the rest. Those that `accumulate` has
                 not added are added now; what it has added besides is dropped.
+            redraws: guided re-draws of some of the groups; passed only where the run has them.
         """
         ...
 

@@ -10,7 +10,7 @@ from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.overlap import stored_parts
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerLost, LearnerPort
 from genevolve_ray.evolution.store.files import StoreError
-from genevolve_ray.evolution.store.lessons import stored_lessons
+from genevolve_ray.evolution.store.lessons import stored_lessons, stored_redraws
 from genevolve_ray.evolution.store.manifest import ResumePlan
 from genevolve_ray.evolution.store.run import RunStore
 
@@ -44,7 +44,8 @@ async def restore(
         plan = _discard(store, plan, monitor)
     for step in plan.steps_to_reapply:
         monitor.note(f"applying the stored batch of step {step} again")
-        await learner.step(store.groups(step), step, stored_lessons(store, step), stored_parts(store, step))
+        redraws = {"redraws": found} if (found := stored_redraws(store, step)) else {}
+        await learner.step(store.groups(step), step, stored_lessons(store, step), stored_parts(store, step), **redraws)
     if plan.state_hash is not None and not _same(plan.state_hash, restored := await learner.state_hash(), monitor):
         raise ResumeError(
             f"run {store.root}: step {plan.next_step - 1} was committed with state {plan.state_hash}, but its stored "

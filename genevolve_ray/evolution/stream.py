@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.judging import Panel
+from genevolve_ray.evolution.metrics import drawn_metrics
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.normalising import normalise_group
 from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_reason
@@ -23,15 +24,24 @@ from genevolve_ray.evolution.telemetry.watching import UNHEARD, StreamListener
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
 
+_MOST_PASSED = 4
+"""Rounds of leases whose requests are passed over before dynamic sampling takes the batch as it is."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Hold the input of a step: groups in the order of their leases, their requests, and the flow after taking them."""
+    """Hold the input of a step: groups in the order of their leases, their requests, and the flow after taking them.
+
+    `drawn` holds all groups that the step decided about, by lease: those of `groups`, and those that dynamic sampling
+    dropped. `redraws` are guided re-draws of some of the groups.
+    """
 
     requests: list[Request]
     groups: list[Group]
     flow: FlowState
     metrics: dict[str, float]
+    drawn: Mapping[int, Group]
+    redraws: Sequence[Group] = ()
 
 
 class RolloutStream:
@@ -72,6 +82,7 @@ class RolloutStream:
             group_size=loop.group_size,
             max_staleness=loop.max_staleness,
             steps=loop.steps,
+            spare=loop.dynamic_sampling.rounds * loop.requests_per_step,
         )
         self.flow = Flow(settings, stored_flow(store, version, settings))
         self._staleness = loop.max_staleness
@@ -85,6 +96,11 @@ class RolloutStream:
         """Of each running lease with samples that have ended: the oldest version behind their tokens."""
         self._next = version
         """The version that will learn from the next batch."""
+        self._dynamic = loop.dynamic_sampling
+        self._spent = False
+        """Whether no further request is new to the batch, so that dynamic sampling takes it as it is."""
+        self._passed = 0
+        """Leases of the step that were passed over, because their requests were open already."""
         self._redrawn: dict[int, int] = {}
         """How often each open lease was drawn anew after an outage."""
         self._ended = asyncio.Event()
@@ -97,7 +113,7 @@ class RolloutStream:
         OutageError.
         """
         size, discarded = self._config.loop.requests_per_step, self.flow.discarded
-        self._next = step - 1
+        self._next, self._spent, self._passed = step - 1, False, 0
         self._settle()
         self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
         chosen = await self._filled(size)
@@ -110,17 +126,32 @@ class RolloutStream:
         self._patience.over()
         if await self._cut():
             chosen = self._choose(size)
+        given_up = self.flow.discarded - discarded - self._passed * self._config.loop.group_size
         ages = [self._lag(self._oldest[number]) for number in chosen]
-        groups = [self._groups.pop(number) for number in chosen]
-        for number in chosen:
-            self.flow.consume(number)
-            del self._oldest[number]
-            self._redrawn.pop(number, None)
+        drawn = {number: self._groups[number] for number in sorted({*chosen, *self.flow.aside})}
+        equal = len(self.flow.aside & set(chosen))
+        for number in drawn:
+            self._close(number, consumed=number in chosen)
         self._next = step
         self.flow.check()
         self._listener.samples(self.flow.counts)
         requests = [self._requests.train(number) for number in chosen]
-        return Batch(requests, groups, self.flow.state(), self._metrics(ages, self.flow.discarded - discarded))
+        groups = [drawn[number] for number in chosen]
+        metrics = self._metrics(ages, given_up)
+        if self._dynamic.rounds:
+            metrics |= drawn_metrics(list(drawn.values()), groups) | {"dynamic_groups_equal": float(equal)}
+        return Batch(requests, groups, self.flow.state(), metrics, drawn)
+
+    def _close(self, number: int, *, consumed: bool) -> None:
+        """Consume a buffered lease in a step, or discard it for good."""
+        group = self._groups.pop(number)
+        del self._oldest[number]
+        self._redrawn.pop(number, None)
+        if consumed:
+            self.flow.consume(number)
+        else:
+            self.flow.discard(number)
+            self._store.forget_group(group)
 
     async def close(self) -> None:
         """Stop all running samples. Their leases stay open, and begin again when the run resumes."""
@@ -156,13 +187,33 @@ class RolloutStream:
             self.flow.discard(number)
             self._store.forget_group(self._groups.pop(number))
             del self._oldest[number]
-        for _ in range(self.flow.room(self._next)):
-            number = self.flow.lease()
-            self._check_round(number)
+        while self.flow.room(self._next) and (number := self._lease()) is not None:
             self._limits[number] = self._limits_of(number)
             self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
             self._tasks[number].add_done_callback(lambda _: self._ended.set())
         self._listener.samples(self.flow.counts)
+
+    def _lease(self) -> int | None:
+        """Begin the next lease; None where dynamic sampling finds no request that is new to the batch.
+
+        A step takes one group of a request. Requests of a round differ, but a step that draws further requests has leases
+        of several rounds.
+        """
+        for _ in range(0 if self._spent else _MOST_PASSED * self._config.loop.requests_per_step):
+            number = self.flow.lease()
+            self._check_round(number)
+            if not (self._dynamic.rounds and self._is_posed(number)):
+                return number
+            self.flow.discard(number)
+            self._passed += 1
+        self._spent = True
+        return None
+
+    def _is_posed(self, number: int) -> bool:
+        """Return whether another open lease is of the same request."""
+        posed = self._requests.train(number).id
+        others = {*self.flow.running, *self.flow.buffered} - {number}
+        return any(self._requests.train(other).id == posed for other in others)
 
     async def _cut(self) -> bool:
         """End running groups whose ended samples would be too old for the next step; return whether there were any.
@@ -181,11 +232,21 @@ class RolloutStream:
     def _choose(self, size: int) -> list[int]:
         """Return the leases that a step takes, in order: one group of a request, and the oldest first.
 
-        The oldest are the next to become stale.
+        The oldest are the next to become stale. Groups that are set aside come last, once nothing else can come.
+
+        Raises:
+            StoreError: when dynamic sampling has spent the requests before a batch of different ones was there.
         """
+        aside = self.flow.aside
+        ready = [n for n in self._groups if n not in aside or not self.flow.running]
         chosen: dict[str, int] = {}
-        for number in sorted(self._groups, key=lambda n: (-self._lag(self._oldest[n]), n)):
+        for number in sorted(ready, key=lambda n: (n in aside, -self._lag(self._oldest[n]), n)):
             chosen.setdefault(self._groups[number].request_id, number)
+        if self._spent and not self.flow.running and len(chosen) < size:
+            raise StoreError(
+                f"dynamic sampling finds {len(chosen)} different requests for a step: loop.requests_per_step={size} is "
+                "too many for so few training requests"
+            )
         return sorted(list(chosen.values())[:size])
 
     def _check_round(self, number: int) -> None:
@@ -220,8 +281,14 @@ class RolloutStream:
         self._store.put_group(group, oldest or 0)
         self.flow.hold(number, group.samples)
         self._groups[number] = group
+        self._set_aside(number)
         self._listener.judged(group)
         self._listener.samples(self.flow.counts)
+
+    def _set_aside(self, number: int) -> None:
+        """Set a buffered group aside that dynamic sampling would rather replace."""
+        if self._dynamic.drops(self._groups[number]):
+            self.flow.set_aside(number)
 
     def _hear(self, number: int, trajectory: Trajectory) -> None:
         self._monitor.trajectory(trajectory)
@@ -256,7 +323,8 @@ class RolloutStream:
         if self._config.deterministic:
             return
         size = self._config.loop.requests_per_step
-        found = {self._lease_of(group, size): group for group in self._store.pending_groups(self._monitor.note)}
+        pending = self._store.pending_groups(self._monitor.note)
+        found = {self._lease_of(group, size): group for group in pending if not self._is_closed(group, size)}
         for number in sorted(found):
             group = found[number]
             if not self.flow.found(number, group.samples):
@@ -266,6 +334,15 @@ class RolloutStream:
                 self._store.forget_group(group)
             else:
                 self._groups[number], self._oldest[number] = group, oldest_version(*group.trajectories)
+                self._set_aside(number)
+
+    def _is_closed(self, group: Group, size: int) -> bool:
+        """Return whether all leases of a group's round are closed, as after a step that dropped it; it is then forgotten."""
+        last = group.step * size
+        closed = last <= self.flow.next_lease and not any(last - size <= n < last for n in self.flow.idle)
+        if closed:
+            self._store.forget_group(group)
+        return closed
 
     def _lease_of(self, group: Group, size: int) -> int:
         first = (group.step - 1) * size

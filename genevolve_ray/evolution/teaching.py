@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import ProtocolProfile, guide_heads, guide_place, guide_text
@@ -70,6 +71,24 @@ class TeacherPatch:
         mask = [*ledger.policy_mask[:place], *([False] * len(guide)), *ledger.policy_mask[place:]]
         return TeacherContext(insert_guide(ledger.tokens, before, guide), mask, self._gate(trajectory), images)
 
+    def unguided(self, trajectory: Trajectory, experience: Experience) -> Trajectory:
+        """Return a trajectory that was sampled with a guide, with a ledger without it: the student's own context.
+
+        The log-probs stay those of the guided context.
+
+        Raises:
+            PatchError: when the context does not hold this guide at its place, token for token.
+            ExperienceLeakError: when there is still experience in the context without it.
+        """
+        ledger, guide = trajectory.ledger, self._chat.text_ids(guide_text(self._profile, experience))
+        before = self._before_guide(ledger)
+        tokens = remove_guide(ledger.tokens, before, guide)
+        student = replace(trajectory, ledger=ledger.without(len(before), len(before) + len(guide)))
+        if student.ledger.tokens != tokens or insert_guide(tokens, before, guide) != ledger.tokens:
+            raise PatchError(f"trajectory {trajectory.key} is not its context without the guide, token for token")
+        self.check_student(student)
+        return student
+
     def _before_guide(self, ledger: TokenLedger) -> list[int]:
         """Return the student's own tokens before the guide.
 
@@ -113,3 +132,20 @@ def insert_guide(tokens: Sequence[int], before: Sequence[int], guide: Sequence[i
     if guide and list(tokens[place : place + len(guide)]) == list(guide):
         raise PatchError("the guidance is already in the context: a student's context never holds experience")
     return [*before, *guide, *tokens[place:]]
+
+
+def remove_guide(tokens: Sequence[int], before: Sequence[int], guide: Sequence[int]) -> list[int]:
+    """Return the tokens without the `guide` that follows `before`: the inverse of `insert_guide`.
+
+    Raises:
+        PatchError: when the tokens do not begin with `before` and `guide`, naming the place; an empty guide is none.
+    """
+    known = [*before, *guide]
+    if not guide or list(tokens[: len(known)]) != known:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(tokens, known, strict=False)) if a != b), min(len(tokens), len(known))
+        )
+        raise PatchError(
+            f"the context does not hold the guide of {len(guide)} tokens after {len(before)}: see token {at}"
+        )
+    return [*before, *tokens[len(known) :]]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from genevolve_ray.learning.redraw_config import RedrawConfig
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.remote.config import PaidProbe
@@ -223,6 +224,8 @@ class ExperienceConfig(Config):
     """The memory's size, threshold and eviction."""
     embedder: EmbedderConfig = EmbedderConfig()
     """The embedder of retrieval keys."""
+    redraws: RedrawConfig = RedrawConfig()
+    """Guided re-draws of stuck groups; `draws` switches them on."""
 
     @model_validator(mode="after")
     def _constant_is_given(self) -> ExperienceConfig:

@@ -50,3 +50,25 @@ def group_advantages(rewards_K: Sequence[float], config: AdvantageConfig | None 
         return GroupAdvantages((0.0,) * len(rewards), mean, 0.0, zero_variance=True)
     values = (rewards - mean) / (std + settings.eps)
     return GroupAdvantages(tuple(values.tolist()), mean, std, zero_variance=False)
+
+
+def redraw_advantages(
+    rewards_K: Sequence[float], redraws_D: Sequence[float], config: AdvantageConfig | None = None
+) -> list[float]:
+    """Return the advantages [D] of guided re-draws against the K rollouts of their group: (R - mean) / (std + eps).
+
+    The mean is over the K rollouts alone: they were sampled by the policy itself, without the guide, so that it estimates
+    the policy's value. The standard deviation is over all K + D rewards, because that of a stuck group is near 0. The
+    advantages of the K rollouts do not depend on re-draws: another baseline would add noise to them and no signal.
+
+    Raises:
+        ValueError: without a reward of the group, or for a reward that is not finite.
+    """
+    settings = config or AdvantageConfig()
+    own, every = np.asarray(rewards_K, dtype=np.float64), np.asarray([*rewards_K, *redraws_D], dtype=np.float64)
+    if not len(own) or not np.isfinite(every).all():
+        raise ValueError(f"re-draws need finite rewards, and at least one of their group, got {every.tolist()}")
+    if every.max() == every.min():
+        return [0.0] * len(redraws_D)
+    scale = float(every.std(ddof=settings.ddof)) + settings.eps
+    return [float(x) for x in (every[len(own) :] - own.mean()) / scale]

@@ -42,6 +42,8 @@ class LossAggregation(StrEnum):
 
     SEQ_MEAN_TOKEN_SUM = "seq-mean-token-sum"  # noqa: S105
     """The sum over the tokens of a sequence, averaged over the sequences that have policy tokens."""
+    SEQ_MEAN_TOKEN_MEAN = "seq-mean-token-mean"  # noqa: S105
+    """The mean over the tokens of a sequence, averaged over the sequences: a token of a long sequence weighs less."""
     TOKEN_MEAN = "token-mean"  # noqa: S105
     """The mean over all policy tokens of the batch: a long sequence weighs as much as its tokens."""
 

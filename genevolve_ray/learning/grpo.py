@@ -23,7 +23,8 @@ def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[s
 
     Loss (PAPER section 3):
         -1/N sum_sequences sum_tokens w * min(r A, clip(r, 1 - low, 1 + high) A)
-    where N counts the global batch: its sequences under seq-mean-token-sum, its policy tokens under token-mean.
+    where N counts the global batch: its policy tokens under token-mean, else its sequences. Under seq-mean-token-mean, w
+    has the factor 1 / (policy tokens of the sequence).
 
     The metrics are SUMS over the micro-batch's tokens (divide by the batch's token count), `ratio_max` a maximum.
 
@@ -39,7 +40,8 @@ def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[s
     ratio_P = log_ratio_P.exp()
     advantages_P = streams.advantages_P
     clipped_P = ratio_P.clamp(1 - config.clip_low, 1 + config.clip_high)
-    surrogate_P = torch.minimum(ratio_P * advantages_P, clipped_P * advantages_P) * streams.weights_P
+    surrogate_P = torch.minimum(ratio_P * advantages_P, clipped_P * advantages_P)
+    surrogate_P = surrogate_P * streams.loss_weights(config.aggregation)
     metrics: dict[str, Tensor] = {}
     if config.correction is ImportanceCorrection.DECOUPLED:
         behaviour_weight_P = (anchor_P - streams.behaviour_P).exp()

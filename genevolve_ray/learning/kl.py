@@ -44,20 +44,20 @@ def reference_kl(
     """
     if streams.reference_P is None:
         raise ValueError("the reference term needs reference log-probs")
-    scale = config.coefficient / streams.normalizer(aggregation)
+    scale, weights_P = config.coefficient / streams.normalizer(aggregation), streams.loss_weights(aggregation)
     if config.form is KlForm.LOW_VAR_KL:
         opposite_P = (streams.reference_P - streams.logprobs_P).clamp(-GAP_CLAMP, GAP_CLAMP)
         raw_P = opposite_P.expm1() - opposite_P
         token_P = raw_P.clamp(max=KL_CLAMP)
         clamped = (raw_P.detach() > KL_CLAMP).sum()
-        return scale * (token_P * streams.weights_P).sum(), {"kl": token_P.detach().sum(), "kl_clamped": clamped}
+        return scale * (token_P * weights_P).sum(), {"kl": token_P.detach().sum(), "kl_clamped": clamped}
     with torch.no_grad():
         gap_P = streams.logprobs_P - streams.reference_P
         raw_rho_P = (streams.logprobs_P - streams.behaviour_P).exp()
         rho_P = raw_rho_P.clamp(max=config.rho_cap)
         k3_P = gap_P.neg().expm1() + gap_P
         metrics = {"kl": k3_P.sum(), "kl_rho_capped": (raw_rho_P > config.rho_cap).sum()}
-    value = (rho_P * k3_P * streams.weights_P).sum()
-    carrier_P = rho_P * gap_P * streams.weights_P * streams.logprobs_P
+    value = (rho_P * k3_P * weights_P).sum()
+    carrier_P = rho_P * gap_P * weights_P * streams.logprobs_P
     # Adds exactly zero to the value, and the score-function gradient to the backward pass.
     return scale * (value + (carrier_P - carrier_P.detach()).sum()), metrics

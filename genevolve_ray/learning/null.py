@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.batch import ImageInputs, TrainSequence
+    from genevolve_ray.learning.redraw_config import GuidedDraws
 
 NULL_FILE = "null.json"
 """Holds the digest among a version's files."""
@@ -49,8 +50,10 @@ class NullLearner:
         """Forget the parts of a batch."""
         self._early = []
 
-    def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
-        """Take a batch, after its earlier parts, into the digest and return the metrics that need no model.
+    def train_step(
+        self, sequences: Sequence[TrainSequence], step: int, draws: GuidedDraws | None = None
+    ) -> dict[str, float]:
+        """Take a batch, with its earlier parts and its re-draws, into the digest; return the metrics that need no model.
 
         `parity` is mean |behavior - own| log-prob over the tokens that version `step` sampled.
         """
@@ -63,7 +66,8 @@ class NullLearner:
                 if wanted and version == step:
                     gaps.append(abs(logprob - own))
                 stale += wanted and version != step
-        batch = json.dumps([self._state, [[list(s.tokens), s.advantage] for s in sequences]])
+        redrawn = () if draws is None else draws.sequences
+        batch = json.dumps([self._state, [[list(s.tokens), s.advantage] for s in (*sequences, *redrawn)]])
         self._state = hashlib.sha256(batch.encode()).hexdigest()
         self.gaps = [[] for _ in sequences]
         time.sleep(max(0.0, self._seconds - (time.perf_counter() - started)))
@@ -74,6 +78,8 @@ class NullLearner:
             "stale_tokens": float(stale),
             "seconds": time.perf_counter() - started,
         }
+        if draws is not None:
+            metrics["redraw_sequences"] = float(len(draws.sequences))
         return metrics | ({"parity": sum(gaps) / len(gaps)} if gaps else {})
 
     def raw_logprobs(self, token_ids: Sequence[int], images: ImageInputs | None = None) -> list[float]:

@@ -121,12 +121,15 @@ class StepSums:
             before = self.totals.get(name, 0.0)
             self.totals[name] = max(before, total) if name in MAXIMA else before + total
 
+    def count(self, aggregation: LossAggregation) -> int:
+        """Return what the losses of the whole batch divide by."""
+        return self.sizes.policy_tokens if aggregation is LossAggregation.TOKEN_MEAN else self.sizes.filled
+
     def divide(self, parameters: Sequence[nn.Parameter], aggregation: LossAggregation) -> None:
         """Divide gradients and loss by the count of all parts; where there was one part, they are already."""
         assert self.counts is not None, "no part has policy tokens"
         by_tokens = aggregation is LossAggregation.TOKEN_MEAN
-        divided_by = self.counts.policy_tokens if by_tokens else self.counts.sequences
-        count = self.sizes.policy_tokens if by_tokens else self.sizes.filled
+        divided_by, count = self.counts.policy_tokens if by_tokens else self.counts.sequences, self.count(aggregation)
         if count == divided_by:
             return
         self.totals["loss"] *= divided_by / count

@@ -48,6 +48,8 @@ from genevolve_ray.learning.policy import (
     state_to_folder,
     use_deterministic_kernels,
 )
+from genevolve_ray.learning.redraw_config import GuidedDraws
+from genevolve_ray.learning.redraws import add_redraws
 from genevolve_ray.learning.speed import peak_memory
 from genevolve_ray.learning.streams import means
 from genevolve_ray.learning.tower import FrozenTower
@@ -172,7 +174,9 @@ class Learner:
         self._sums = None
         self._optimizer.zero_grad(set_to_none=True)
 
-    def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
+    def train_step(
+        self, sequences: Sequence[TrainSequence], step: int, draws: GuidedDraws | None = None
+    ) -> dict[str, float]:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
 
         The batch consists of the parts that `accumulate` has added for this step, and of these sequences.
@@ -185,6 +189,7 @@ class Learner:
         Args:
             sequences: the global batch, or the rest of it; those without policy tokens are counted, not averaged over.
             step: number of the step from 0, which is also the version that learns.
+            draws: guided re-draws, whose metrics begin with `redraw_`; they enter no other metric but the loss.
 
         Raises:
             ValueError: when no sequence has a policy token.
@@ -196,6 +201,7 @@ class Learner:
             raise ValueError(f"none of the {sums.sizes.sequences} sequences of step {step} has a policy token")
         started, self.gaps = time.perf_counter(), sums.gaps
         sums.divide(self._parameters, self.config.grpo.aggregation)
+        redrawn = add_redraws(draws, sums, self._passes, self._workers, self._ranks, self._parameters, self.config)
         sum_replicated(self._parameters, self._ranks)
         norm = clip_gradients(self._parameters, self.config.grad_clip)
         loss, taught = sums.totals.pop("loss"), sums.totals.pop("taught_sequences")
@@ -207,7 +213,7 @@ class Learner:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        metrics = means(sums.totals, sums.sizes.policy_tokens)
+        metrics = means(sums.totals, sums.sizes.policy_tokens) | redrawn
         metrics |= {"loss": loss, "grad_norm": norm, "lr": rate, "gpu_memory_peak_bytes": peak_memory(self._device)}
         if self.config.ved.teaches:
             metrics["taught_sequences"] = taught

@@ -90,6 +90,18 @@ class TokenStreams:
         """Return the global count that a sum of token losses is divided by."""
         return self.policy_tokens if aggregation is LossAggregation.TOKEN_MEAN else self.sequences
 
+    def loss_weights(self, aggregation: LossAggregation) -> Tensor:
+        """Return the weights [P] of the token losses; a micro-batch has whole sequences, so that it knows their lengths.
+
+        Raises:
+            ValueError: for a mean over the tokens of a sequence where sequences are not known.
+        """
+        if aggregation is not LossAggregation.SEQ_MEAN_TOKEN_MEAN:
+            return self.weights_P
+        if self.sequence_P is None:
+            raise ValueError("seq-mean-token-mean needs the sequence of each token")
+        return self.weights_P * token_shares(self.sequence_P, self.weights_P.dtype)
+
 
 @dataclass(frozen=True)
 class BatchCounts:
@@ -119,6 +131,11 @@ class BatchCounts:
             # Known before any log-prob: the gate selects by gap, but its size depends on counts alone.
             gated_tokens=sum(min(gate_size(s.policy_tokens, gate_fraction), sum(_gate(s))) for s in taught),
         )
+
+
+def token_shares(sequence_P: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 / (policy tokens of its sequence) for each token [P] of a micro-batch."""
+    return torch.bincount(sequence_P).to(dtype).reciprocal()[sequence_P]
 
 
 def gate_size(tokens: int, fraction: float) -> int:

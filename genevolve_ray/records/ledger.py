@@ -140,6 +140,35 @@ class TokenLedger:
         """Smallest policy version among sampled tokens, None before the first."""
         return min((v for v, m in zip(self.versions, self.policy_mask, strict=True) if m), default=None)
 
+    def without(self, start: int, end: int) -> TokenLedger:
+        """Return a ledger without the tokens [start, end), which lie inside one span of the context and show no picture.
+
+        Raises:
+            ValueError: when they do not.
+        """
+        inside = [s for s in self.spans if s.start <= start and end <= s.end and s.kind not in POLICY_KINDS]
+        shown = [m for m in self.media if m.start < end and start < m.end]
+        if not 0 <= start <= end or not inside or shown:
+            raise ValueError(f"tokens {start} to {end} are not text inside one span of the context")
+        gone = end - start
+        spans = [
+            span.model_copy(
+                update={
+                    "start": span.start - gone * (span.start >= end and span is not inside[0]),
+                    "end": span.end - gone * (span.end >= end),
+                }
+            )
+            for span in self.spans
+        ]
+        return TokenLedger(
+            *(
+                column[:start] + column[end:]
+                for column in (self.tokens, self.policy_mask, self.logprobs, self.versions)
+            ),
+            spans=[span for span in spans if span.start < span.end],
+            media=[m if m.end <= start else m.moved(-gone) for m in self.media],
+        )
+
     def check(self) -> None:
         """Check the invariants. Raises ValueError naming the violated one."""
         n = len(self.tokens)

@@ -100,6 +100,10 @@ OUTSIDE = "gateway:"
 """Prefix of the engine's name for trajectories of a worker outside the cluster; the worker's name follows."""
 
 
+GUIDED = "guided:"
+"""Prefix of the split of a trajectory that was sampled with a guide to be learned from; the bundle's number follows."""
+
+
 class Provenance(Record):
     """Record the components that made a trajectory: every artifact names its makers."""
 
@@ -115,6 +119,11 @@ class Provenance(Record):
     def answers(self) -> str:
         """The reading of answers, which the name of the profile states: `strict` or `published`."""
         return "published" if self.profile.endswith("/published") else "strict"
+
+    @property
+    def guided(self) -> int | None:
+        """The number of the bundle that a re-draw had in its context; None for every other trajectory."""
+        return int(self.split.removeprefix(GUIDED)) if self.split.startswith(GUIDED) else None
 
     @property
     def outside(self) -> bool:

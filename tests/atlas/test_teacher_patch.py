@@ -12,7 +12,7 @@ from atlas_worlds import chat_format, episodes, posed, tools_of
 from genevolve_ray.agent.profile import PROFILES, guide_text, prompt_messages
 from genevolve_ray.atlas.coldstart import play
 from genevolve_ray.atlas.teacher import TeacherConfig, as_experience, decide, ideal
-from genevolve_ray.evolution.teaching import ExperienceLeakError, TeacherPatch
+from genevolve_ray.evolution.teaching import ExperienceLeakError, PatchError, TeacherPatch
 from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Trajectory
@@ -80,3 +80,26 @@ def test_the_span_gate_follows_the_ledgers_spans() -> None:
     answers = sum(s.end - s.start for s in trajectory.ledger.spans if s.kind.value == "answer")
     assert (sum(context.gate), len(context.gate)) == (answers, trajectory.ledger.policy_tokens)
     assert all(context.gate[-answers:])
+
+
+def test_what_was_played_with_a_guide_is_the_students_own_context_without_it() -> None:
+    """The prompt without the guide is the one that a student of this request reads, and every later token stays."""
+    patch = TeacherPatch(chat_format(), ATLAS, 2048)
+    for guided, (request, truth) in zip(episodes()[:6], posed(), strict=False):
+        experience = as_experience(ideal(truth))
+        student = patch.unguided(guided, experience)
+        prompt = chat_format().prompt_ids(prompt_messages(request.prompt, ATLAS, tools_of()))
+        start = guided.ledger.spans[0].end
+        assert student.ledger.tokens == prompt + guided.ledger.tokens[start:]
+        student.ledger.check()
+        patch.check_student(student)
+        context = patch.context(student, experience)
+        assert context is not None and context.tokens == guided.ledger.tokens
+
+
+def test_another_guide_than_the_one_in_the_context_is_not_removed() -> None:
+    other = Experience(guidance={"search_strategy": ("search facts",)})
+    with pytest.raises(PatchError, match="does not hold the guide"):
+        TeacherPatch(chat_format(), ATLAS, 2048).unguided(episodes()[0], other)
+    with pytest.raises(PatchError, match="does not hold the guide"):
+        TeacherPatch(chat_format(), ATLAS, 2048).unguided(students(1)[0], as_experience(ideal(posed()[0][1])))

@@ -28,8 +28,15 @@ def streams(seed: int = 0) -> TokenStreams:
     moved = behaviour + 0.4 * torch.randn(count, generator=generator, dtype=torch.float64)
     proximal = behaviour + 0.6 * torch.randn(count, generator=generator, dtype=torch.float64)
     advantages = torch.cat([torch.full((n,), a, dtype=torch.float64) for n, a in zip(LENGTHS, ADVANTAGES, strict=True)])
+    sequence = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
     return TokenStreams(
-        moved.requires_grad_(), behaviour, advantages, torch.ones_like(advantages), len(LENGTHS), proximal
+        moved.requires_grad_(),
+        behaviour,
+        advantages,
+        torch.ones_like(advantages),
+        len(LENGTHS),
+        proximal,
+        sequence_P=sequence,
     )
 
 
@@ -63,10 +70,11 @@ def as_matrices(s: TokenStreams, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def aggregated(matrix: Tensor, mask: Tensor, aggregation: LossAggregation) -> float:
-    """The two aggregations in terms of padded matrices."""
+    """The aggregations in terms of padded matrices."""
     if aggregation is LossAggregation.TOKEN_MEAN:
         return float((matrix * mask).sum() / mask.sum())
-    return float((matrix * mask).sum(dim=1).mean())
+    sums = (matrix * mask).sum(dim=1)
+    return float((sums / mask.sum(dim=1) if aggregation is LossAggregation.SEQ_MEAN_TOKEN_MEAN else sums).mean())
 
 
 @pytest.mark.parametrize("aggregation", list(LossAggregation))
@@ -91,9 +99,12 @@ def test_low_variance_kl_is_the_clamped_k3_with_its_own_gradient(aggregation: Lo
     assert metrics["kl"].item() == pytest.approx(sum(k3))
     assert metrics["kl_clamped"].item() == 4
     (found,) = torch.autograd.grad(loss, s.logprobs_P)
-    count = sum(LENGTHS) if aggregation is LossAggregation.TOKEN_MEAN else len(LENGTHS)
+    counts = [sum(LENGTHS) if aggregation is LossAggregation.TOKEN_MEAN else len(LENGTHS)] * sum(LENGTHS)
+    if aggregation is LossAggregation.SEQ_MEAN_TOKEN_MEAN:
+        counts = [len(LENGTHS) * length for length in LENGTHS for _ in range(length)]
     expected = [
-        0.0 if value == 10.0 else 0.5 / count * (1 - math.exp(-gap)) for gap, value in zip(gaps, k3, strict=True)
+        0.0 if value == 10.0 else 0.5 / count * (1 - math.exp(-gap))
+        for gap, value, count in zip(gaps, k3, counts, strict=True)
     ]
     assert found.tolist() == pytest.approx(expected)
 

@@ -61,7 +61,7 @@ def test_raw_logprobs_are_plain_log_softmax(model_dir: Path) -> None:
     assert got == pytest.approx([plain[t, tokens[t + 1]].item() for t in range(3)], abs=1e-10)
 
 
-@pytest.mark.parametrize(("aggregation", "form"), list(zip(LossAggregation, KlForm, strict=True)))
+@pytest.mark.parametrize(("aggregation", "form"), list(zip(LossAggregation, [*KlForm, KlForm.SCORE], strict=True)))
 @pytest.mark.parametrize("correction", list(ImportanceCorrection))
 def test_step_does_not_depend_on_micro_batches_or_order(
     model_dir: Path, correction: ImportanceCorrection, aggregation: LossAggregation, form: KlForm

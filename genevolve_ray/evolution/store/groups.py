@@ -31,19 +31,24 @@ def groups_folder(step: int) -> str:
     return f"steps/{step_name(step)}/groups"
 
 
-def encode_group(group: Group, policy_version: int) -> tuple[GroupFile, bytes]:
+def redraws_folder(step: int) -> str:
+    """Return the folder of a step's guided re-draws, relative to the run."""
+    return f"steps/{step_name(step)}/redraws"
+
+
+def encode_group(group: Group, policy_version: int, folder: str = "") -> tuple[GroupFile, bytes]:
     """Return a group's file and its content; the same group gives the same file.
 
     Args:
         group: the group; its ledgers must be consistent (ValueError otherwise).
         policy_version: the oldest version that sampled it.
+        folder: where the file is, relative to the run; by default the folder of the groups of its round.
     """
     description = {"request_id": group.request_id, "step": group.step, "policy_version": policy_version}
     data = to_parquet(trajectories_to_table(group.trajectories), {_KEY: json.dumps(description).encode()})
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", group.request_id)[:80]
-    return _file(
-        f"{groups_folder(group.step)}/{safe}-{sha256(data)[:_HASH]}.parquet", data, group, policy_version
-    ), data
+    name = f"{folder or groups_folder(group.step)}/{safe}-{sha256(data)[:_HASH]}.parquet"
+    return _file(name, data, group, policy_version), data
 
 
 def decode_group(name: str, data: bytes, path: str) -> tuple[GroupFile, Group]:
@@ -186,17 +191,27 @@ class RunGroups(RunCheckpoints):
         Raises:
             StoreError: when the step is not committed, or naming a file that is missing or corrupt.
         """
-        found = []
-        for file in self.manifest(step).groups:
-            if requests is not None and file.request_id not in requests:
-                continue
-            data, path = self._folder.get(file.path, "judged group"), self._folder.path(file.path)
-            if sha256(data) != file.sha256:
-                raise StoreError(
-                    f"{path} is corrupt: {len(data)} bytes are not the {file.size} that the manifest names"
-                )
-            found.append(decode_group(file.path, data, path)[1])
-        return found
+        files = self.manifest(step).groups
+        return [self.read_group(file) for file in files if requests is None or file.request_id in requests]
+
+    def read_group(self, file: GroupFile) -> Group:
+        """Return the group of a file that a manifest names. Raises StoreError naming one that is missing or corrupt."""
+        data, path = self._folder.get(file.path, "judged group"), self._folder.path(file.path)
+        if sha256(data) != file.sha256:
+            raise StoreError(f"{path} is corrupt: {len(data)} bytes are not the {file.size} that the manifest names")
+        return decode_group(file.path, data, path)[1]
+
+    def put_redraws(self, step: int, redraws: Group) -> GroupFile:
+        """Persist the re-draws of a group; they count once the manifest of their step names the file.
+
+        Raises:
+            StoreError: when it cannot be written.
+        """
+        self._writable()
+        version = max((v for t in redraws.trajectories for v in t.ledger.versions), default=0)
+        file, data = encode_group(redraws, max(0, version), redraws_folder(step))
+        self._folder.put(file.path, data, f"re-draws of request {redraws.request_id}")
+        return file
 
     def _files_of(self, step: int, groups: Sequence[Group]) -> tuple[GroupFile, ...]:
         """Return the files of groups that may be committed. Raises StoreError for one that may not."""

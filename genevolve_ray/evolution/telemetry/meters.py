@@ -101,7 +101,8 @@ class RunMeters:
 
     def count(self, trajectory: Trajectory) -> None:
         """Count an attempt that ended, with everything that it took."""
-        split = trajectory.provenance.split
+        # The split of a re-draw names its bundle, and labels must be few.
+        split = trajectory.provenance.split.partition(":")[0]
         self._trajectories.labels(split, trajectory.outcome.value).inc()
         if trajectory.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE):
             self._rewards.labels(split).observe(trajectory.score)
