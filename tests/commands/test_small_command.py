@@ -15,6 +15,7 @@ from genevolve_ray.commands import evolve, small
 from genevolve_ray.config import load_config
 from genevolve_ray.small.parts import PARTS
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupStage, StagedSetup, StageWork
+from genevolve_ray.small.training.settings import SmallTrainings
 
 
 def write(work: StageWork) -> None:
@@ -28,8 +29,9 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Replace the stages by two quick ones, and return with which `from_nothing` they were asked."""
     asked: list[bool] = []
 
-    def quick(*, from_nothing: bool) -> list[SetupStage]:
+    def quick(*, from_nothing: bool, trainings: SmallTrainings | None) -> list[SetupStage]:
         asked.append(from_nothing)
+        assert (trainings is not None) == from_nothing
         way = {"way": str(from_nothing)}
         first = SetupStage("first", "a first thing", write, license="MIT")
         return [first, SetupStage("second", "a second thing", write, needs=("first",), inputs=way)]

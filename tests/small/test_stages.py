@@ -11,9 +11,9 @@ import pytest
 
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.small import stages
+from genevolve_ray.small.made_files import MadeStage
 from genevolve_ray.small.stages import (
     MANIFEST,
-    MadeStage,
     SetupFault,
     SetupStage,
     StagedSetup,
