@@ -61,6 +61,7 @@ def setup(
     """
     # Bars of libraries would interleave with ours; tqdm reads the variable when it is first imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # Likewise what it says about unused weights.
     from genevolve_ray.commands.small import setup_run
     from genevolve_ray.commands.small_trainings import AskedTrainings
 
@@ -84,3 +85,25 @@ def parts(
     from genevolve_ray.commands.small import print_parts
 
     print_parts(out)
+
+
+@small.command("clipart")
+def clipart(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with SVG files, such as Debian's /usr/share/openclipart/svg.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the setup whose corpus receives them.")] = Path(
+        "runs/small"
+    ),
+    most: Annotated[int, typer.Option("--most", min=1, help="Drawings that are taken at most.")] = 1000,
+) -> None:
+    """Add drawings of your own to the corpus: neighbors that an image search confuses with the right picture.
+
+    Taken are those whose file names share a word with a subject of the requests. They lie in OUT/corpus/clipart: remove this
+    folder to be without them. The requests and their truths stay the same.
+
+    Example: `genevolve small clipart /usr/share/openclipart/svg --most 300`
+    """
+    from genevolve_ray.commands.small import clipart_run
+
+    clipart_run(folder, out, most)

@@ -174,6 +174,26 @@ def _stage_table(stages: Iterable[SetupStage], staged: StagedSetup, made: Sequen
     return table
 
 
+def clipart_run(source: Path, out: Path, most: int) -> None:
+    """Add the drawings of a folder to the corpus of a setup, and print what became of them.
+
+    Raises:
+        UserFault, PartFault, OSError: as `small.clipart.write_clipart`.
+    """
+    from genevolve_ray.small.clipart import FOLDER, write_clipart
+    from genevolve_ray.small.subjects import every_subject
+
+    console = _console()
+    subjects = [subject.name for subject in every_subject()]
+    with SetupProgress(console) as screen:
+        report = write_clipart(source, out / "corpus", subjects, most=most, progress=screen.progress)
+        screen.say(
+            f"{report.drawn} drawings are now in {out / 'corpus' / FOLDER}; {report.others} others were left out"
+        )
+        for fault in report.unusable:
+            screen.say(f"not used: {fault}")
+
+
 def print_parts(out: Path = PRESET_FOLDER) -> None:
     """Print every part with its license and its state here, then the publishers, then what is wrong.
 

@@ -44,7 +44,7 @@ _INPUTS = "inputs.json"
 _MADE = "made.json"
 _RUN = "run.json"
 """What a folder of a run holds."""
-_OF_THE_SETUP = ("made_files", "parts", "preset", "setup", "stages", "weights")
+_OF_THE_SETUP = ("clipart", "made_files", "parts", "preset", "setup", "stages", "weights")
 """Modules that decide how things are made, and not what they hold."""
 
 
