@@ -1,7 +1,7 @@
 """Clip art of the user as further pictures of the corpus: neighbors that an image search confuses with the right picture.
 
-Debian's `openclipart-svg` is such a folder (6,900 drawings, public domain). Nothing of it is needed or ships: a run without it
-is the one that was measured.
+Debian's package `openclipart-svg` has such a folder (public domain). Nothing of it is needed or ships: a run without it is the
+one that was measured.
 """
 
 from __future__ import annotations
