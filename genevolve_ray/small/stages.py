@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ _RUN = "run.json"
 """What a folder of a run holds."""
 _OF_THE_SETUP = ("clipart", "made_files", "parts", "preset", "setup", "stages", "weights")
 """Modules that decide how things are made, and not what they hold."""
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class SetupFault(UserFault):
@@ -268,7 +270,8 @@ class StagedSetup:
         made = None if stage.always else _finished(scratch)
         if made is None or damage(out if out.exists() else place, made, hashes=True):
             shutil.rmtree(out, ignore_errors=True)
-            stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
+            with _errors_of_the_disk():
+                stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
             made = MadeStage(
                 inputs=inputs,
                 files=list_files(out),
@@ -346,6 +349,19 @@ def world_code() -> str:
     """
     modules = [path for path in Path(__file__).parent.glob("*.py") if path.stem not in _OF_THE_SETUP]
     return json.dumps({path.name: file_sha256(path) for path in modules}, sort_keys=True)
+
+
+@contextlib.contextmanager
+def _errors_of_the_disk() -> Iterator[None]:
+    """Raise what safetensors says about a full disk, inside of libraries that save models, as the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := _OS_ERROR.search(str(error)):
+            raise OSError(int(number[1]), f"{os.strerror(int(number[1]))} (safetensors)") from error
+        raise
 
 
 def _begun(scratch: Path) -> dict[str, str] | None:
