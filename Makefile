@@ -33,6 +33,8 @@ setup: $(STAMP) ## create .venv and install everything (BACKEND=cpu or cuda); a 
 
 $(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or set PYTHON=..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version), but 3.11 or 3.12 is needed: set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV_PIN)
 	$(if $(FIND_LINKS),$(UV_INSTALL) $(FIND_LINKS) ||) $(UV_INSTALL) $(TORCH_BACKEND)
@@ -42,7 +44,9 @@ $(STAMP):
 	@touch $@
 
 setup-small: setup ## also install the parts of the preset small, which requirements/small.txt pins by hash
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes -r requirements/small.txt
+	@$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes --only-binary :all: -r requirements/small.txt || \
+		{ echo "The parts of small are pinned for Linux (x86-64, aarch64) and macOS 14 (arm64), Python 3.11 and 3.12;" \
+		       "here is $$(uname -sm), $$($(BIN)/python --version): docs/small.md" >&2; exit 2; }
 
 browser: ## install Chromium and Prometheus on Debian, as root; tests that need them are skipped without
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium prometheus fonts-dejavu-core
@@ -51,7 +55,10 @@ demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start
 	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo $(ARGS)
 
 demo-small: setup-small ## evolve a pretrained policy with a real pipeline and real judges, and write the report
+	@echo "setup: parts become models, corpus and requests in runs/small (about 3 minutes on two cores; once)"
 	$(BIN)/genevolve small setup
+	@echo "demo: the cold start's evaluation, ten steps of GRPO and VED, the same evaluation (about 15 minutes, 10 GiB)"
+	@echo "The report will be runs/demo-small/report.html. If this is interrupted, make demo-small continues it."
 	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo small $(ARGS)
 
 # JOBS processes share the tests; tests/conftest.py says how. Tests need no network. They use one thread each, because the

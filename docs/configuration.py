@@ -33,6 +33,9 @@ from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.evolution.plugins import OWN, PluginSpec
 from genevolve_ray.judges.rapidocr_reader import RapidOcrConfig
 from genevolve_ray.records.base import Config
+from genevolve_ray.small.training.image_text import ImageTextTraining
+from genevolve_ray.small.training.renderer import RendererTraining
+from genevolve_ray.small.training.settings import SmallRowsConfig
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """\
@@ -72,6 +75,9 @@ OTHERS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Reader of the judge `ocr`, `reader: rapidocr`", "judge.config.reader_config", RapidOcrConfig),
     ("Policy endpoint: the file of `--policy FILE.yaml`", "", OpenAIPolicyConfig),
     ("Fine-tuning: `--set` of `genevolve sft ROWS.jsonl`", "", SftRowsConfig),
+    ("Renderer: `--set` of `genevolve small setup --from-nothing`", "renderer", RendererTraining),
+    ("Image tower: `--set` of `genevolve small setup --from-nothing`", "image_text", ImageTextTraining),
+    ("Rows of the teacher: `--set` of `genevolve small setup --from-nothing`", "rows", SmallRowsConfig),
     ("Data builds (`genevolve data build`)", "data", DataConfig),
     ("Check for leaks: `--set` of `genevolve data leaks`", "", LeakCommandConfig),
 )

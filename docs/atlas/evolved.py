@@ -1,5 +1,7 @@
 """Draws what a run has changed: `python docs/atlas/evolved.py runs/demo` from the root of the repository.
 
+For the preset `small`: `python docs/atlas/evolved.py runs/demo-small docs/small/evolved.webp`.
+
 The first held-out requests in their order, whatever came of them: the picture that was wanted, what the policy drew before the
 run, and what it drew after it.
 """
@@ -21,8 +23,8 @@ COUNT, COLUMNS, GAP, TEXT = 6, 2, 8, 46
 GREY, DARK = (110, 110, 110), (40, 40, 40)
 
 
-def main(run: str) -> None:
-    """Write the sheet beside this file."""
+def main(run: str, out: str = "") -> None:
+    """Write the sheet to a file, or beside this one."""
     store = RunStore.read(run)
     before, after = (
         {t.key.request_id: t for t in store.get_trajectories(f"heldout-{name}")} for name in ("sft", "final")
@@ -36,15 +38,20 @@ def main(run: str) -> None:
         x, y = GAP + index % COLUMNS * width, GAP + index // COLUMNS * height
         for line, words in enumerate(textwrap.wrap(request.prompt, 3 * SIZE // 6)[:2]):
             draw.text((x, y + 14 * line), words, fill=DARK, font=font)
-        assert request.truth_image is not None, "every request of the atlas has its truth"
+        assert request.truth_image is not None, "every request of these worlds has its truth"
         drawn = [request.truth_image, before[request.id].rendered, after[request.id].rendered]
         labels = ["wanted", _label("before", before[request.id]), _label("after", after[request.id])]
         for column, (picture, label) in enumerate(zip(drawn, labels, strict=True)):
             left = x + column * (SIZE + GAP)
             if picture is not None:
-                sheet.paste(decode(store.images.get(picture)), (left, y + TEXT))
+                drawing = decode(store.images.get(picture))
+                whole = (
+                    drawing if drawing.size == (SIZE, SIZE) else drawing.resize((SIZE, SIZE), Image.Resampling.NEAREST)
+                )
+                sheet.paste(whole, (left, y + TEXT))
             draw.text((left, y + TEXT - 15), label, fill=GREY, font=small)
-    sheet.save(HERE / "evolved.png", optimize=True)
+    path = Path(out) if out else HERE / "evolved.png"
+    sheet.save(path, **({"lossless": True} if path.suffix == ".webp" else {"optimize": True}))
 
 
 def _label(when: str, trajectory: Trajectory) -> str:
@@ -52,4 +59,4 @@ def _label(when: str, trajectory: Trajectory) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

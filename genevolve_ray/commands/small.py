@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from genevolve_ray.commands.small_trainings import AskedTrainings, read_trainings
 from genevolve_ray.records.secrets import shown
+from genevolve_ray.small.made_files import MadeStage
 from genevolve_ray.small.parts import PARTS, part_states
 from genevolve_ray.small.preset import own_preset
 from genevolve_ray.small.setup import setup_stages
-from genevolve_ray.small.stages import PRESET_FOLDER, MadeStage, SetupStage, StagedSetup, read_manifest
+from genevolve_ray.small.stages import MANIFEST, PRESET_FOLDER, SetupStage, StagedSetup, read_manifest
 
 _EVERY_SECONDS = 15.0
 """Seconds between two lines where the output is no terminal."""
@@ -46,7 +51,7 @@ class SetupProgress:
     def begin(self, stage: SetupStage, why: str) -> None:
         """Show that a stage begins, and why it is not kept."""
         self._stage, self._last = stage.name, monotonic()
-        self._say(f"{stage.name}: {stage.title} ({why})")
+        self.say(f"{stage.name}: {stage.title} ({why})")
         self._task = self._bar.add_task(escape(stage.name), total=None)
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -55,19 +60,38 @@ class SetupProgress:
             self._bar.update(self._task, description=escape(f"{self._stage}: {what}"), completed=done, total=total)
         if not self._console.is_terminal and monotonic() - self._last >= _EVERY_SECONDS:
             self._last = monotonic()
-            self._say(f"{self._stage}: {what} {done}/{total}")
+            self.say(f"{self._stage}: {what} {done}/{total}")
 
     def end(self, stage: SetupStage, made: MadeStage) -> None:
         """Show a finished stage."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._say(f"{stage.name}: done in {made.seconds:.0f} s, {_mib(made.bytes)}")
+        self.say(f"{stage.name}: done in {made.seconds:.0f} s, {_mib(made.bytes)}")
 
-    def _say(self, text: str) -> None:
+    def confirmed(self, text: str) -> bool:
+        """Return whether a person at the terminal permits what a text says; without a terminal, nobody does."""
+        if not (self._console.is_terminal and sys.stdin.isatty()):
+            return False
+        self._bar.stop()
+        self.say(text)
+        permitted = typer.confirm("Train again?", default=False)
+        self._bar.start()
+        return permitted
+
+    def say(self, text: str) -> None:
+        """Show a line."""
         self._console.print(shown(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, check: bool) -> None:
+def setup_run(
+    out: Path,
+    names: Sequence[str],
+    *,
+    from_nothing: bool | None,
+    check: bool,
+    asked: AskedTrainings | None = None,
+    yes: bool = False,
+) -> None:
     """Run the stages of a setup that are missing, changed or damaged, and print what there is and what to do next.
 
     Args:
@@ -75,17 +99,19 @@ def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, che
         names: only these stages, with those that they need; none: every stage.
         from_nothing: train instead of taking the weights of the package; None: as the setup was begun.
         check: compare every file with its hash.
+        asked: settings of the trainings; None: as the setup was begun.
+        yes: train again where an input of a training changed, without a question.
 
     Raises:
+        ConfigError: for a setting that is unknown or invalid, or that has no effect because nothing is trained.
         PartFault: for a part that is not installed, or whose files differ.
         SetupFault, StoreError: as `StagedSetup.run`.
     """
-    chosen = read_manifest(out).from_nothing if from_nothing is None else from_nothing
-    staged = StagedSetup(setup_stages(from_nothing=chosen), out, from_nothing=chosen)
+    staged = _staged(out, from_nothing, asked or AskedTrainings())
     wanted = staged.wanted(names)
     console = _console()
     with SetupProgress(console) as screen:
-        made = staged.run(screen, names, check=check)
+        made = staged.run(screen, names, check=check, permit=partial(_permit, screen, yes))
     console.print(_stage_table(wanted, staged, made))
     checked = "every file has its recorded hash" if check else "sizes compared; --check compares hashes"
     every = [stage for stage in wanted if not stage.always]
@@ -104,6 +130,24 @@ def setup_run(out: Path, names: Sequence[str], *, from_nothing: bool | None, che
             console.print(note, highlight=False, markup=False, soft_wrap=True)
     for command in (f"genevolve doctor {preset}", f"genevolve demo {preset}"):
         console.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _staged(out: Path, from_nothing: bool | None, asked: AskedTrainings) -> StagedSetup:
+    """Return a setup as it is asked for, and otherwise as it was begun."""
+    begun = read_manifest(out)
+    chosen = begun.from_nothing if from_nothing is None else from_nothing
+    given = asked.values(begun.trainings, trains=chosen)
+    trainings = read_trainings(given, asked, str(out / MANIFEST)) if chosen else None
+    stages = setup_stages(from_nothing=chosen, trainings=trainings)
+    return StagedSetup(stages, out, from_nothing=chosen, trainings=given)
+
+
+def _permit(screen: SetupProgress, yes: bool, stage: SetupStage, why: str) -> bool:
+    """Return whether a training may be repeated: by --yes, or by an answer on a terminal."""
+    text = f"{stage.name}: {stage.title}; it would be trained again ({why}), and what was trained before would be lost"
+    if yes:
+        screen.say(text)
+    return yes or screen.confirmed(text)
 
 
 def _option(out: Path) -> str:
@@ -130,8 +174,34 @@ def _stage_table(stages: Iterable[SetupStage], staged: StagedSetup, made: Sequen
     return table
 
 
-def print_parts() -> None:
-    """Print every part with its license and its state here, then the publishers, then what is wrong."""
+def clipart_run(source: Path, out: Path, most: int) -> None:
+    """Add the drawings of a folder to the corpus of a setup, and print what became of them.
+
+    Raises:
+        UserFault, PartFault, OSError: as `small.clipart.write_clipart`.
+    """
+    from genevolve_ray.small.clipart import FOLDER, write_clipart
+    from genevolve_ray.small.subjects import every_subject
+
+    console = _console()
+    subjects = [subject.name for subject in every_subject()]
+    with SetupProgress(console) as screen:
+        report = write_clipart(source, out / "corpus", subjects, most=most, progress=screen.progress)
+        screen.say(
+            f"{report.drawn} drawings are now in {out / 'corpus' / FOLDER}; {report.others} others were left out"
+        )
+        for fault in report.unusable:
+            screen.say(f"not used: {fault}")
+
+
+def print_parts(out: Path = PRESET_FOLDER) -> None:
+    """Print every part with its license and its state here, then the publishers, then what is wrong.
+
+    The stages of the setup in `out` follow, where there is one.
+
+    Raises:
+        StoreError: for a manifest that is corrupt or of another version.
+    """
     console = _console()
     table = Table("part", "package", "installed", "files", "license of the content", "comes by")
     states = list(part_states())
@@ -153,6 +223,26 @@ def print_parts() -> None:
     for state in states:
         if state.fault:
             console.print(shown(state.fault), markup=False, highlight=False, soft_wrap=True, style="red")
+    if (out / MANIFEST).is_file():
+        _print_stages(console, _staged(out, None, AskedTrainings()))
+    else:
+        console.print(
+            f"no setup in {out}: genevolve small setup{_option(out)} makes one", highlight=False, markup=False
+        )
+
+
+def _print_stages(console: Console, staged: StagedSetup) -> None:
+    table = Table("stage", "what", "license", "the next setup", title=f"setup of small in {staged.root}")
+    for stage in staged.stages.values():
+        why = "checks it" if stage.always else staged.outdated(stage)
+        asks = "asks, then makes it" if staged.repeated(stage) else "makes it"
+        table.add_row(
+            stage.name,
+            escape(stage.title),
+            stage.license,
+            escape(why if stage.always else f"{asks}: {why}" if why else "keeps it"),
+        )
+    console.print(table)
 
 
 def _console() -> Console:

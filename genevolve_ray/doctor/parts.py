@@ -29,6 +29,7 @@ from genevolve_ray.doctor.preflight import (
     check_setup,
     model_folder,
     placed,
+    setup_command,
     unexamined_requests,
 )
 from genevolve_ray.doctor.sight import check_sight
@@ -85,7 +86,7 @@ def setup(config: RunConfig) -> list[Check]:
     try:
         check_setup(config)
     except UserFault as fault:
-        return [problem("setup", fault, "genevolve small setup")]
+        return [problem("setup", fault, setup_command(config))]
     return []
 
 

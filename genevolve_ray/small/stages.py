@@ -7,15 +7,16 @@ inputs of a stage are its own (`SetupStage.inputs`) and the files of the stages 
 - A changed input makes the stage again. What depends on it follows only if the new files differ.
 - A stage works in OUT/.work/NAME, and its folder appears whole. What a killed stage left there is used by the next try
   if the inputs are the same. What a stage has finished is never made again because it could not be recorded.
+- What takes hours is made again only with permission, also where only a killed try would be lost.
 - A folder that no setup recorded is never replaced, and files that were added to a recorded one are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +24,16 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 import filelock
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.manifest import Document
-from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.suggestions import meant
+from genevolve_ray.small.made_files import MadeStage, changes, damage, list_files
 from genevolve_ray.small.parts import file_sha256
 
 PRESET_FOLDER = Path("runs/small")
@@ -44,44 +45,13 @@ _INPUTS = "inputs.json"
 _MADE = "made.json"
 _RUN = "run.json"
 """What a folder of a run holds."""
-_OF_THE_SETUP = ("parts", "preset", "setup", "stages", "weights")
+_OF_THE_SETUP = ("clipart", "made_files", "parts", "preset", "setup", "stages", "weights")
 """Modules that decide how things are made, and not what they hold."""
-_SHOWN = 5
-"""Files that a message lists."""
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 class SetupFault(UserFault):
     """Report a setup that cannot be done as asked; the message names the stage or the folder."""
-
-
-class MadeFile(Record):
-    """Describe a file that a stage wrote."""
-
-    sha256: str
-    bytes: int
-
-
-class MadeStage(Record):
-    """Record a finished stage."""
-
-    inputs: dict[str, str]
-    """What it was made from, by name: hashes, versions, settings."""
-    files: dict[str, MadeFile]
-    """Its files by path relative to its folder."""
-    seconds: float
-    """Time of the try that finished it."""
-    finished: str
-    """When, ISO 8601 in UTC."""
-
-    @property
-    def bytes(self) -> int:
-        """Size of all its files."""
-        return sum(file.bytes for file in self.files.values())
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the names and hashes of its files."""
-        return _digest({name: file.sha256 for name, file in self.files.items()})
 
 
 class SetupManifest(Document):
@@ -89,6 +59,8 @@ class SetupManifest(Document):
 
     from_nothing: bool = False
     """Whether renderer, image tower and cold start are trained here instead of taken from the package."""
+    trainings: dict[str, Any] = {}
+    """Settings of these trainings that were asked for, as keys and values; the others are the defaults."""
     stages: dict[str, MadeStage] = {}
 
 
@@ -124,6 +96,8 @@ class SetupStage:
     """License of what it makes."""
     always: bool = False
     """Whether it runs at every call: it checks, and writes nothing."""
+    trains: bool = False
+    """Whether it may take hours. It is made again only with permission."""
 
 
 class SetupScreen(Protocol):
@@ -142,18 +116,35 @@ class SetupScreen(Protocol):
         ...
 
 
+Permit = Callable[[SetupStage, str], bool]
+"""Returns whether a training may be made again, for its stage and the reason."""
+
+
 class StagedSetup:
     """Hold the stages of a setup and their folder."""
 
-    def __init__(self, stages: Sequence[SetupStage], root: Path, *, from_nothing: bool = False) -> None:
+    def __init__(
+        self,
+        stages: Sequence[SetupStage],
+        root: Path,
+        *,
+        from_nothing: bool = False,
+        trainings: Mapping[str, Any] | None = None,
+    ) -> None:
         """Hold stages in an order in which each comes after those that it needs.
+
+        Args:
+            stages: the stages.
+            root: the folder of the setup.
+            from_nothing: recorded in the manifest, so that a later call goes the same way.
+            trainings: recorded with it: settings of the trainings.
 
         Raises:
             SetupFault: for a stage that needs one which does not come before it.
             StoreError: for a manifest that is corrupt or of another version.
         """
         self.stages = {stage.name: stage for stage in stages}
-        self.root, self.from_nothing = root, from_nothing
+        self.root, self.from_nothing, self.trainings = root, from_nothing, dict(trainings or {})
         seen: set[str] = set()
         for stage in stages:
             if missing := [need for need in stage.needs if need not in seen]:
@@ -174,17 +165,20 @@ class StagedSetup:
             waiting += self.stages[name].needs
         return [stage for stage in self.stages.values() if stage.name in chosen]
 
-    def run(self, screen: SetupScreen, names: Iterable[str] = (), *, check: bool = False) -> list[str]:
+    def run(
+        self, screen: SetupScreen, names: Iterable[str] = (), *, check: bool = False, permit: Permit | None = None
+    ) -> list[str]:
         """Make the stages that are missing, changed or damaged, and return their names; those that only check run always.
 
         Args:
             screen: shows the progress.
             names: only these stages, with those that they need.
             check: also compare every file with its hash; otherwise only with its size.
+            permit: asked before a training is made again, or loses what an earlier call had trained; None: never made.
 
         Raises:
-            SetupFault: for an unknown stage, another setup in the same folder, and a folder that holds a run, or that no
-                setup made, where a stage writes.
+            SetupFault: for an unknown stage, another setup in the same folder, a folder that holds a run, or that no
+                setup made, where a stage writes, and a training without permission.
         """
         wanted = self.wanted(names)
         if (self.root / _RUN).exists():
@@ -193,10 +187,14 @@ class StagedSetup:
         with self._locked():
             self.manifest = read_manifest(self.root)  # Another setup may have ended since it was read.
             self._check_places(wanted)
-            if self.manifest.from_nothing != self.from_nothing:
+            # Before anything is made, as far as it is known by then: the answer may be no.
+            permitted = self._ask(self._settled(wanted), check, permit)
+            if (self.manifest.from_nothing, self.manifest.trainings) != (self.from_nothing, self.trainings):
                 self._record(self.manifest.stages)  # A call that continues a killed one goes the same way.
             for stage in wanted:
                 if stage.always or (why := self.outdated(stage, check=check)):
+                    if stage.name not in permitted:  # What it needs may have changed meanwhile.
+                        self._ask([stage], check, permit)
                     screen.begin(stage, "at every call" if stage.always else why)
                     screen.end(stage, self._made(stage, screen))
                     done += [] if stage.always else [stage.name]
@@ -207,10 +205,42 @@ class StagedSetup:
         made = self.manifest.stages.get(stage.name)
         if made is None:
             return "not made yet"
-        inputs = self._inputs(stage)
-        if changed := sorted(name for name in {*inputs, *made.inputs} if inputs.get(name) != made.inputs.get(name)):
-            return f"changed: {', '.join(changed)}"
-        return damage(self.root / stage.name, made, hashes=check)
+        return changes(made.inputs, self._inputs(stage)) or damage(self.root / stage.name, made, hashes=check)
+
+    def repeated(self, stage: SetupStage, *, check: bool = False) -> str:
+        """Return why a training would be made again, or would lose what an earlier call had trained; "" where neither."""
+        why = self.outdated(stage, check=check) if stage.trains else ""
+        scratch = self.root / _WORK / stage.name
+        if not why:
+            return ""
+        begun, made = _begun(scratch), self.manifest.stages.get(stage.name)
+        if begun == (inputs := self._inputs(stage)):
+            return ""  # It continues: what is repeated was permitted when it began.
+        if made is not None:
+            return why
+        return changes(begun, inputs) if begun is not None else ""
+
+    def _ask(self, stages: Iterable[SetupStage], check: bool, permit: Permit | None) -> set[str]:
+        """Return the trainings that are made again with permission. Raises SetupFault for one without."""
+        asked = {stage.name: why for stage in stages if (why := self.repeated(stage, check=check))}
+        for name, why in asked.items():
+            if permit is None or not permit(self.stages[name], why):
+                raise SetupFault(
+                    f"small: {name} would be trained again ({why}), and what was trained before would be lost: "
+                    "undo the change, or permit it by --yes"
+                )
+        return set(asked)
+
+    def _settled(self, stages: Iterable[SetupStage]) -> list[SetupStage]:
+        """Return the stages whose inputs are known before any stage is made: nothing that they need is made again."""
+        open_stages: set[str] = set()
+        settled = []
+        for stage in stages:
+            if open_stages.isdisjoint(stage.needs):
+                settled.append(stage)
+            if not open_stages.isdisjoint(stage.needs) or (not stage.always and self.outdated(stage)):
+                open_stages.add(stage.name)
+        return settled
 
     def _inputs(self, stage: SetupStage) -> dict[str, str]:
         """Return the inputs of a stage: its own, and the files of the stages that it needs, as far as they are made."""
@@ -240,7 +270,8 @@ class StagedSetup:
         made = None if stage.always else _finished(scratch)
         if made is None or damage(out if out.exists() else place, made, hashes=True):
             shutil.rmtree(out, ignore_errors=True)
-            stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
+            with _errors_of_the_disk():
+                stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
             made = MadeStage(
                 inputs=inputs,
                 files=list_files(out),
@@ -272,19 +303,16 @@ class StagedSetup:
             shutil.copy2(path, out / inner, follow_symlinks=False)
 
     def _record(self, stages: dict[str, MadeStage]) -> None:
-        manifest = SetupManifest(from_nothing=self.from_nothing, stages=stages)
+        manifest = SetupManifest(from_nothing=self.from_nothing, trainings=self.trainings, stages=stages)
         write_bytes(self.root / MANIFEST, manifest.encode())
         self.manifest = manifest
 
     def _scratch(self, stage: SetupStage, inputs: Mapping[str, str]) -> Path:
         """Return the folder in which a stage works: that of an earlier try if it had the same inputs, otherwise empty."""
         scratch = self.root / _WORK / stage.name
-        encoded = json.dumps(inputs, sort_keys=True).encode()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if (scratch / _INPUTS).read_bytes() == encoded:
-                return scratch
-        shutil.rmtree(scratch, ignore_errors=True)
-        write_bytes(scratch / _INPUTS, encoded)
+        if _read_inputs(scratch) != inputs:
+            shutil.rmtree(scratch, ignore_errors=True)
+            write_bytes(scratch / _INPUTS, json.dumps(inputs, sort_keys=True).encode())
         return scratch
 
     @contextlib.contextmanager
@@ -313,32 +341,41 @@ def read_manifest(root: Path) -> SetupManifest:
         raise StoreError(f"{error}; remove this file and the folders of its stages to make everything again") from error
 
 
-def list_files(folder: Path) -> dict[str, MadeFile]:
-    """Return the files of a folder with size and hash, in the order of their paths; none where there is no folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): MadeFile(sha256=file_sha256(path), bytes=path.stat().st_size)
-        for path in paths
-    }
-
-
 @cache
 def world_code() -> str:
-    """Return the hash of the modules that decide what corpus, requests and rows hold, as an input of their stages.
+    """Return the hashes of the modules that decide what corpus, requests and rows hold, as an input of their stages.
 
     It covers every module beside those of the setup: making a corpus again takes minutes, and ends there if it is the same.
     """
     modules = [path for path in Path(__file__).parent.glob("*.py") if path.stem not in _OF_THE_SETUP]
-    return _digest({path.name: file_sha256(path) for path in modules})
+    return json.dumps({path.name: file_sha256(path) for path in modules}, sort_keys=True)
 
 
-def damage(folder: Path, made: MadeStage, *, hashes: bool) -> str:
-    """Return which files of a stage are missing, or have another size or hash, "" where none is."""
-    damaged = [name for name, file in made.files.items() if not _same(folder / name, file, hashes)]
-    if not damaged:
-        return ""
-    more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
-    return f"damaged: {', '.join(damaged[:_SHOWN])}{more}"
+@contextlib.contextmanager
+def _errors_of_the_disk() -> Iterator[None]:
+    """Raise what safetensors says about a full disk, inside of libraries that save models, as the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if number := _OS_ERROR.search(str(error)):
+            raise OSError(int(number[1]), f"{os.strerror(int(number[1]))} (safetensors)") from error
+        raise
+
+
+def _begun(scratch: Path) -> dict[str, str] | None:
+    """Return the inputs of an earlier try that left something in its scratch folder, None where none did."""
+    kept = scratch / "kept"
+    left = (scratch / _MADE).exists() or (kept.is_dir() and any(kept.iterdir()))
+    return _read_inputs(scratch) if left else None
+
+
+def _read_inputs(scratch: Path) -> dict[str, str] | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        inputs: dict[str, str] = json.loads((scratch / _INPUTS).read_bytes())
+        return inputs
+    return None
 
 
 def _finished(scratch: Path) -> MadeStage | None:
@@ -348,19 +385,9 @@ def _finished(scratch: Path) -> MadeStage | None:
     return None
 
 
-def _same(path: Path, file: MadeFile, hashes: bool) -> bool:
-    if not path.is_file() or path.stat().st_size != file.bytes:
-        return False
-    return not hashes or file_sha256(path) == file.sha256
-
-
 def _replace(new: Path, place: Path, old: Path) -> None:
     """Put a folder into its place. A reader sees the old one, none for an instant, or the new one."""
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         os.replace(place, old)
     os.replace(new, place)
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -11,8 +11,10 @@ import asyncio
 import json
 import shutil
 import unicodedata
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.small.notices import PROVENANCE, write_notices
 from genevolve_ray.small.parts import file_sha256, find_part, locate
@@ -20,8 +22,14 @@ from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.preset import tools_config
 from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, world_code
 
+if TYPE_CHECKING:
+    from genevolve_ray.records.base import Config
+    from genevolve_ray.small.training.settings import SmallTrainings
+
 _TRAINED_ON = "trained on OpenMoji, CC-BY-SA-4.0; text encoder Apache-2.0"
 _PICTURES = ("openmoji", "resvg")
+_NOT_DECISIVE = ("save_every", "checkpoint_every")
+"""Keys of trainings that are no inputs."""
 
 
 def prebuilt_stages() -> list[SetupStage]:
@@ -54,23 +62,26 @@ def prebuilt_stages() -> list[SetupStage]:
     ]
 
 
-def trained_stages() -> list[SetupStage]:
+def trained_stages(trainings: SmallTrainings | None = None) -> list[SetupStage]:
     """Return the stages that train the models from nothing.
 
-    The settings of a training are inputs: another version with other defaults trains again.
+    The settings of a training are inputs: other ones train again, also where a version of the package changes a default.
+    The recipe of a stage grows with every change of the code that changes what is trained.
     """
-    from genevolve_ray.small.training.image_text import ImageTextTraining
-    from genevolve_ray.small.training.renderer import RendererTraining
+    if trainings is None:
+        from genevolve_ray.small.training.settings import SmallTrainings
 
+        trainings = SmallTrainings()
     pictures = {"recipe": "2"} | {f"part {name}": _pinned(name) for name in _PICTURES} | unicode_input()
     return [
         SetupStage(
             "renderer_weights",
             "autoencoder and denoiser, trained here",
-            _train_renderer,
+            partial(_train_renderer, trainings),
             needs=("embedder",),
-            inputs=pictures | {"settings": RendererTraining().model_dump_json()},
+            inputs=pictures | {"settings": _settings(trainings.renderer)},
             license=_TRAINED_ON,
+            trains=True,
         ),
         SetupStage(
             "renderer",
@@ -83,10 +94,11 @@ def trained_stages() -> list[SetupStage]:
         SetupStage(
             "image_text_weights",
             "image tower of the judges, trained here",
-            _train_image_text,
+            partial(_train_image_text, trainings),
             needs=("embedder", "renderer"),
-            inputs=pictures | {"settings": ImageTextTraining().model_dump_json()},
+            inputs=pictures | {"settings": _settings(trainings.image_text)},
             license=_TRAINED_ON,
+            trains=True,
         ),
         SetupStage(
             "image_text",
@@ -96,30 +108,29 @@ def trained_stages() -> list[SetupStage]:
             inputs={"recipe": "1"},
             license=_TRAINED_ON,
         ),
-        *_cold_start_stages(),
+        *_cold_start_stages(trainings),
     ]
 
 
-def _cold_start_stages() -> list[SetupStage]:
+def _cold_start_stages(trainings: SmallTrainings) -> list[SetupStage]:
     """Return the stages from the teacher's rows to the policy."""
-    from genevolve_ray.small.training.cold_start import SETTINGS
-
     return [
         SetupStage(
             "rows",
             "conversations of the scripted teacher",
-            _write_rows,
+            partial(_write_rows, trainings),
             needs=("requests", "corpus", "embedder", "index"),
-            inputs={"recipe": "2", "code": world_code()},
+            inputs={"recipe": "2", "code": world_code(), "settings": _settings(trainings.rows)},
             license="public domain (facts)",
         ),
         SetupStage(
             "cold_start",
             "adapter of the cold start, trained here",
-            _train_cold_start,
+            partial(_train_cold_start, trainings),
             needs=("base", "rows"),
-            inputs={"recipe": "1", "settings": json.dumps(SETTINGS, sort_keys=True)},
+            inputs={"recipe": "1", "settings": _settings(trainings.cold_start, exclude_defaults=True)},
             license="Apache-2.0",
+            trains=True,
         ),
         SetupStage(
             "policy",
@@ -130,6 +141,22 @@ def _cold_start_stages() -> list[SetupStage]:
             license="Apache-2.0",
         ),
     ]
+
+
+def _settings(config: Config, *, exclude_defaults: bool = False) -> str:
+    """Return settings as an input of a stage; how often a state is saved changes nothing that is trained.
+
+    Defaults of a class that is not of these trainings are left out: a new key of it would train again.
+    """
+    return json.dumps(_decisive(config.model_dump(mode="json", exclude_defaults=exclude_defaults)), sort_keys=True)
+
+
+def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _decisive(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in _NOT_DECISIVE
+    }
 
 
 def prebuilt(name: str) -> Path:
@@ -195,13 +222,13 @@ def _assemble_image_text(work: StageWork) -> None:
     assemble_image_text(_weights("image_text"), work.root / "embedder", work.out)
 
 
-def _train_image_text(work: StageWork) -> None:
+def _train_image_text(trainings: SmallTrainings, work: StageWork) -> None:
     from genevolve_ray.small.training.image_text import train_image_text
     from genevolve_ray.small.training.views import autoencoder_view
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
     view = autoencoder_view(work.root / "renderer")
-    weights = train_image_text(library, embedder, work.kept, render=view, progress=work.progress)
+    weights = train_image_text(library, embedder, work.kept, trainings.image_text, render=view, progress=work.progress)
     work.out.mkdir()
     for file in (weights, weights.with_name(PROVENANCE)):
         shutil.copy(file, work.out)
@@ -220,11 +247,11 @@ def _assemble_renderer(work: StageWork) -> None:
     assemble_renderer(prebuilt("renderer"), work.root / "embedder", work.out)
 
 
-def _train_renderer(work: StageWork) -> None:
-    from genevolve_ray.small.training.renderer import RendererTraining, train_renderer
+def _train_renderer(trainings: SmallTrainings, work: StageWork) -> None:
+    from genevolve_ray.small.training.renderer import train_renderer
 
     library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
-    shutil.copytree(train_renderer(library, embedder, work.kept, RendererTraining(), work.progress), work.out)
+    shutil.copytree(train_renderer(library, embedder, work.kept, trainings.renderer, work.progress), work.out)
     write_notices(work.out, "renderer_weights")
 
 
@@ -234,23 +261,28 @@ def _assemble_trained_renderer(work: StageWork) -> None:
     assemble_renderer(work.root / "renderer_weights", work.root / "embedder", work.out)
 
 
-def _write_rows(work: StageWork) -> None:
+def _write_rows(trainings: SmallTrainings, work: StageWork) -> None:
     from genevolve_ray.records.images import MemoryImages
     from genevolve_ray.small.teacher import write_rows
     from genevolve_ray.tools.folder.toolbox import FolderTools
 
     tools = FolderTools(tools_config(work.root), MemoryImages()).tools
-    asyncio.run(write_rows(work.root / "requests", tools, work.kept, progress=work.progress))
+    sizes = {"train": trainings.rows.train, "validation": trainings.rows.validation}
+    asyncio.run(
+        write_rows(
+            work.root / "requests", tools, work.kept, seed=trainings.rows.seed, sizes=sizes, progress=work.progress
+        )
+    )
     work.kept.rename(work.out)
 
 
-def _train_cold_start(work: StageWork) -> None:
+def _train_cold_start(trainings: SmallTrainings, work: StageWork) -> None:
     from genevolve_ray.data.sft_folder import PROVENANCE_FILE
     from genevolve_ray.small.training.cold_start import train_cold_start
 
     # The file is written last. The finished training stays in `kept` until the setup has recorded the copy.
     if not (work.kept / PROVENANCE_FILE).is_file():
-        train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
+        train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress, config=trainings.cold_start)
     shutil.copytree(work.kept, work.out)
     write_notices(work.out, "cold_start")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from typer.testing import CliRunner
 
 from genevolve_ray.cli import app
 from genevolve_ray.commands import evolve, small
-from genevolve_ray.config import load_config
+from genevolve_ray.config import ConfigError, load_config
 from genevolve_ray.small.parts import PARTS
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupStage, StagedSetup, StageWork
+from genevolve_ray.small.training.settings import SmallTrainings
 
 
 def write(work: StageWork) -> None:
@@ -28,8 +30,9 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Replace the stages by two quick ones, and return with which `from_nothing` they were asked."""
     asked: list[bool] = []
 
-    def quick(*, from_nothing: bool) -> list[SetupStage]:
+    def quick(*, from_nothing: bool, trainings: SmallTrainings | None) -> list[SetupStage]:
         asked.append(from_nothing)
+        assert (trainings is not None) == from_nothing
         way = {"way": str(from_nothing)}
         first = SetupStage("first", "a first thing", write, license="MIT")
         return [first, SetupStage("second", "a second thing", write, needs=("first",), inputs=way)]
@@ -104,6 +107,62 @@ def test_a_setup_stays_as_it_was_begun(stages: list[bool], tmp_path: Path) -> No
     assert "0 of 2 stages made" in setup(*out)
     assert "second: a second thing (changed: way)" in setup(*out, "--prebuilt")
     assert stages == [True, True, False]
+
+
+TINY = "renderer: {denoiser: {steps: 3}}\ncold_start: {max_rows: 8}\n"
+
+
+def test_settings_of_trainings_are_kept_for_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[SmallTrainings | None] = []
+
+    def quick(*, from_nothing: bool, trainings: SmallTrainings | None) -> list[SetupStage]:
+        given.append(trainings)
+        steps = str(trainings.renderer.denoiser.steps) if trainings else "none"
+        return [SetupStage("first", "a first thing", write, inputs={"steps": steps}, trains=True)]
+
+    monkeypatch.setattr(small, "setup_stages", quick)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    out = ("--out", str(tmp_path / "s"))
+    setup(*out, "--from-nothing", "--trainings", str(tmp_path / "tiny.yaml"), "--set", "renderer.prompts=2")
+    assert "0 of 1 stages made" in setup(*out)
+    for trainings in given:
+        assert trainings is not None
+        assert (trainings.renderer.denoiser.steps, trainings.renderer.denoiser.batch) == (3, 32)
+        assert (trainings.renderer.prompts, trainings.cold_start.max_rows) == (2, 8)
+        assert trainings.cold_start.betas == (0.9, 0.95)
+    refused = CliRunner().invoke(app, ["small", "setup", *out, "--set", "renderer.denoiser.steps=4"])
+    assert "first would be trained again (changed: steps)" in str(refused.exception)
+    assert "1 of 1 stages made" in setup(*out, "--set", "renderer.denoiser.steps=4", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "renderer.seed=1"], "--set is for trainings, .*: add --from-nothing"),
+        (["--trainings", "none.yaml"], "--trainings is for trainings, .*: add --from-nothing"),
+        (["--from-nothing", "--trainings", "none.yaml"], "--trainings none.yaml: .*No such file"),
+        (["--from-nothing", "--set", "renderer.denoizer.steps=3"], "denoizer: unknown key .*did you mean"),
+        (["--from-nothing", "--set", "renderer.denoiser.steps=0"], "renderer.denoiser.steps: .*got 0"),
+        (["--from-nothing", "--set", "steps"], "write key=value"),
+    ],
+)
+def test_bad_settings_are_named(
+    words: list[str], message: str, stages: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(app, ["small", "setup", *words])
+    assert isinstance(answer.exception, ConfigError) and re.search(message, str(answer.exception))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_parts_show_what_a_setup_elsewhere_holds(stages: list[bool], tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "s"))
+    assert f"no setup in {tmp_path / 's'}" in CliRunner().invoke(app, ["small", "parts", *out]).output.replace("\n", "")
+    setup(*out)
+    (tmp_path / "s/second/file").unlink()
+    printed = CliRunner().invoke(app, ["small", "parts", *out], catch_exceptions=False).output
+    assert "keeps it" in printed and "makes it: damaged: file" in printed
+    assert not (tmp_path / "s/second/file").exists()
 
 
 def test_the_parts_are_listed_with_license_and_reason() -> None:

@@ -14,6 +14,7 @@ from genevolve_ray.doctor.machine import Status
 from genevolve_ray.doctor.parts import setup
 from genevolve_ray.doctor.preflight import check_setup, preflight
 from genevolve_ray.errors import UserFault
+from genevolve_ray.small.preset import own_preset
 from genevolve_ray.small.stages import PRESET_FOLDER
 
 REMEDY = "genevolve small setup"
@@ -34,6 +35,30 @@ def test_the_doctor_has_one_finding_for_all_of_them() -> None:
     assert check.status is Status.PROBLEM and check.remedy == REMEDY
     left = len(settings_tree.unmade(load_config("small")))
     assert left > 5 and f"({left - 1} more are missing)" in check.detail
+
+
+def test_a_setup_elsewhere_is_named_with_its_folder(tmp_path: Path) -> None:
+    preset = own_preset(tmp_path / "elsewhere").path
+    config = load_config(str(preset))
+    with pytest.raises(UserFault, match=rf"{REMEDY} --out {tmp_path / 'elsewhere'}$"):
+        check_setup(config)
+    assert [check.remedy for check in setup(config)] == [f"{REMEDY} --out {tmp_path / 'elsewhere'}"]
+    assert len(settings_tree.unmade(config)) == len(settings_tree.unmade(load_config("small")))
+
+
+def test_a_file_over_a_setup_elsewhere_and_parts_of_ones_own_are_told_apart(tmp_path: Path) -> None:
+    own_preset(tmp_path / "elsewhere")
+    file = tmp_path / "own.yaml"
+    file.write_text("extends: elsewhere/small.yaml\npolicy: {model: /models/policy}\n")
+    config = load_config(str(file))
+    assert settings_tree.setup_folder(config) == tmp_path / "elsewhere"
+    assert "policy.model" not in dict(settings_tree.unmade(config))
+
+
+def test_one_model_of_a_like_name_is_no_setup() -> None:
+    config = load_config("small", ["policy.model=/models/policy"])
+    assert settings_tree.setup_folder(config) == PRESET_FOLDER
+    assert settings_tree.setup_folder(load_config("paper", ["policy.model=/models/policy"])) == PRESET_FOLDER
 
 
 def test_nothing_is_said_once_they_are_there() -> None:

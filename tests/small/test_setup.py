@@ -21,6 +21,7 @@ from genevolve_ray.small.preset import moved_values, preset_values, tools_config
 from genevolve_ray.small.setup import setup_stages
 from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StagedSetup, StageWork
 from genevolve_ray.small.training import cold_start, image_text, renderer
+from genevolve_ray.small.training.settings import SmallTrainings
 from genevolve_ray.tools.folder.toolbox import FolderTools
 from genevolve_ray.tools.protocol import EpisodeContext
 
@@ -176,7 +177,7 @@ def test_a_finished_cold_start_is_not_trained_again(tmp_path: Path, monkeypatch:
     place.kept.mkdir()
     for name in ("sft.json", "adapter_model.safetensors"):
         (place.kept / name).write_text(name)
-    weights._train_cold_start(place)
+    weights._train_cold_start(SmallTrainings(), place)
     assert (place.out / "adapter_model.safetensors").is_file() and (place.kept / "sft.json").is_file()
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tiny_qwen3 import build_model, build_tokenizer
 
 from genevolve_ray.small import weights
-from genevolve_ray.small.stages import MadeStage, SetupStage, StagedSetup
+from genevolve_ray.small.made_files import MadeStage
+from genevolve_ray.small.stages import SetupStage, StagedSetup
 from genevolve_ray.small.training import cold_start
 
 

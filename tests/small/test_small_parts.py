@@ -14,7 +14,17 @@ import pytest
 
 import genevolve_ray
 from genevolve_ray.small import parts
-from genevolve_ray.small.parts import PARTS, Arrival, PartFault, PartFile, find_part, locate, part_states
+from genevolve_ray.small.parts import (
+    PARTS,
+    PINS,
+    Arrival,
+    PartFault,
+    PartFile,
+    find_part,
+    locate,
+    part_states,
+    resvg_sha256,
+)
 
 Install = Callable[..., Path]
 
@@ -163,3 +173,20 @@ def test_what_is_installed_here_is_what_is_pinned(part: parts.SmallPart) -> None
     if not states[part.name].version:
         pytest.skip(f"{part.package} is not installed")
     assert states[part.name].fault == ""
+
+
+def test_the_library_that_draws_is_pinned_for_each_platform() -> None:
+    pins = {resvg_sha256(*place) for place in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))}
+    assert len(pins) == 3 and resvg_sha256("win32", "AMD64") == resvg_sha256("linux", "x86_64")
+
+
+def test_every_compiled_package_has_hashes_for_the_platforms_that_the_message_names() -> None:
+    blocks = {
+        block.split("==")[0]: block.count("--hash") for block in PINS.read_text().replace("\\\n", "").splitlines()
+    }
+    assert {name: blocks[name] for name in ("onnxruntime", "pyclipper", "shapely", "resvg-py")} == {
+        "onnxruntime": 6,
+        "pyclipper": 6,
+        "shapely": 6,
+        "resvg-py": 3,
+    }

@@ -11,9 +11,9 @@ import pytest
 
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.small import stages
+from genevolve_ray.small.made_files import MadeStage
 from genevolve_ray.small.stages import (
     MANIFEST,
-    MadeStage,
     SetupFault,
     SetupStage,
     StagedSetup,
@@ -210,6 +210,21 @@ def test_what_is_finished_is_not_made_again_when_it_could_not_be_recorded(
     assert (tmp_path / "trained").exists() == moved
     assert run(tmp_path, trained) == {"trained": "not made yet"} and len(calls) == 1
     assert run(tmp_path, trained, check=True) == {} and (tmp_path / "trained/file.txt").read_text() == "w"
+
+
+def test_a_full_disk_is_an_error_of_the_disk_whoever_says_so(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    def saves(work: StageWork) -> None:
+        raise SafetensorError(said)
+
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        run(tmp_path, SetupStage("base", "a model", saves))
+    assert raised.value.errno == errno.ENOSPC
+    said = "Error while deserializing header"
+    with pytest.raises(SafetensorError):
+        run(tmp_path, SetupStage("base", "a model", saves))
 
 
 def test_a_killed_call_has_recorded_the_way_that_was_chosen(tmp_path: Path) -> None:

@@ -64,7 +64,14 @@ class ReportedSft:
         self._progress(f"cold start, held-out loss {evaluation.loss:.3f}", done, self._steps)
 
 
-def train_cold_start(rows: Path, policy: Path, out: Path, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
+def train_cold_start(
+    rows: Path,
+    policy: Path,
+    out: Path,
+    progress: Callable[[str, int, int], None],
+    *,
+    config: SftRowsConfig | None = None,
+) -> dict[str, Any]:
     """Fine-tune an adapter for a policy, and return the record of the training. A killed one resumes.
 
     Args:
@@ -72,11 +79,12 @@ def train_cold_start(rows: Path, policy: Path, out: Path, progress: Callable[[st
         policy: the folder of `small.convert.convert_policy`.
         out: receives the adapter in peft's layout.
         progress: receives what is done, how much of it, and of how much.
+        config: settings of the fine-tuning; None: `SETTINGS`.
 
     Raises:
         DataError, OccupiedFolder, UserFault: as `data.sft_training.train_on_rows`.
     """
-    config = SftRowsConfig.model_validate(SETTINGS)
+    config = config or SftRowsConfig.model_validate(SETTINGS)
     return train_on_rows([rows / "train.jsonl"], policy, out, config, ReportedSft(progress))
 
 
