@@ -42,11 +42,6 @@ class Shot:
     scene: SmallScene | None = None
     alone: str = ""
 
-    @property
-    def background(self) -> str:
-        """The code of a flag that is shown alone, else ""."""
-        return flag_code(self.alone) or ""
-
     def drawn(self, library: PictureLibrary, seed: int, side: int = 64) -> PillowImage:
         """Return the picture, RGB, side x side pixels; the seed moves the subjects of a scene a little."""
         from PIL import Image
@@ -166,8 +161,10 @@ def _alike(one: Shot, other: Shot, library: PictureLibrary) -> bool:
         return alike_scenes(one.scene, other.scene, library)
     if one.scene is not None or other.scene is not None:
         return False
-    first, second = (shot.background or shot.alone for shot in (one, other))
-    return first == second or second in alike_backgrounds(library.folder).get(first, ())
+    first, second = (shot.alone if shot.alone in COLORS else flag_code(shot.alone) for shot in (one, other))
+    if first is None or second is None:
+        return one.alone == other.alone
+    return first == second or second in alike_backgrounds(library.folder)[first]
 
 
 def _part(scene: SmallScene, rng: random.Random, library: PictureLibrary) -> Shot:
