@@ -2,11 +2,11 @@
 
     python -m benchmarks.small_agreement runs/small/image_text --part test --requests 60
 
-It is known for scenes of the requests of a part, by the number of points in which a scene differs from the wanted one, and for the embedded
-world, whose judge measures pixels. Composed scenes are the distribution that the model of `small` is trained on, subjects and
-flags included: agreement there says that the training worked, not how the model does on other pictures. The embedded world's
-pictures are foreign to it. Two of the six there are anchors (the truth drawn anew, another truth), which any measure tells
-apart; the figure for rendered pictures leaves them out.
+It is known for scenes of the requests of a part, by the number of points in which a picture differs from the wanted one, and for
+the embedded world, whose judge measures pixels. Such scenes are the distribution that the model of `small` is trained on,
+subjects and flags included: agreement there says that the training worked, not how the model does on other pictures. The
+embedded world's pictures are foreign to it. Two of the six there are anchors (the truth drawn anew, another truth), which any
+measure tells apart; the figure for rendered pictures leaves them out.
 
 Shape legend: M requests, P pictures of a request.
 """

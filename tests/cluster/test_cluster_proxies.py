@@ -142,7 +142,9 @@ class Started:
         return {"judge": self.judge}
 
 
-async def test_a_judge_that_only_its_own_environment_can_load_is_asked_for_its_kscore_before_the_first_picture() -> None:
+async def test_a_judge_that_only_its_own_environment_can_load_is_asked_for_its_kscore_before_the_first_picture() -> (
+    None
+):
     launch: Any = Started(Wanted(judge=True), judge_caller("judge", groups=False, kscore=False))
     with pytest.raises(UserFault, match=r"^critic/1 gives no KScore, only .*kscore.*: name another judge$"):
         await _ports(launch)

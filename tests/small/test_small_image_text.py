@@ -27,8 +27,8 @@ from genevolve_ray.small.training.image_text import (
 from genevolve_ray.small.training.shots import (
     POINTS,
     Shot,
-    altered,
     alike_shots,
+    altered,
     drawn_group,
     drawn_lineup,
     drawn_scene,

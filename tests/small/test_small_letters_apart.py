@@ -115,8 +115,7 @@ async def test_onnxruntime_is_loaded_by_the_judge_alone_and_the_verdicts_are_the
             handles = await deploy(services, images.uri)
             await wait_running(services)
             callers = {
-                one.role: Caller.of(one.role, handle, one.config)
-                for one, handle in zip(services, handles, strict=True)
+                one.role: Caller.of(one.role, handle, one.config) for one, handle in zip(services, handles, strict=True)
             }
             letters = (await connect_judges(callers))["letters"]
             found = [await letters.judge(*one, PROGRAM, []) for one in asked]
