@@ -1,12 +1,12 @@
 """How far likeness and alignment of the world `small` agree with a judgment that is known: rank correlations with intervals.
 
-    python -m benchmarks.small_agreement runs/small/image_text --requests 60
+    python -m benchmarks.small_agreement runs/small/image_text --part test --requests 60
 
-It is known for composed scenes, by the number of points in which a scene differs from the wanted one, and for the embedded
-world, whose judge measures pixels. Composed scenes are the distribution that the model of `small` is trained on, subjects and
-flags included: agreement there says that the training worked, not how the model does on other pictures. The embedded world's
-pictures are foreign to it. Two of the six there are anchors (the truth drawn anew, another truth), which any measure tells
-apart; the figure for rendered pictures leaves them out.
+It is known for scenes of the requests of a part, by the number of points in which a picture differs from the wanted one, and for
+the embedded world, whose judge measures pixels. Such scenes are the distribution that the model of `small` is trained on,
+subjects and flags included: agreement there says that the training worked, not how the model does on other pictures. The
+embedded world's pictures are foreign to it. Two of the six there are anchors (the truth drawn anew, another truth), which any
+measure tells apart; the figure for rendered pictures leaves them out.
 
 Shape legend: M requests, P pictures of a request.
 """
@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import prepare_process, say
-from benchmarks.small_attempts import png
+from benchmarks.small_attempts import Case, png
+from benchmarks.small_reward import PARTS, files_of, read_cases
 from genevolve_ray.atlas.drawing import draw_scene, encode_png
 from genevolve_ray.atlas.judge import AtlasJudge
 from genevolve_ray.atlas.lexicon import Partition
@@ -34,6 +35,7 @@ from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.world import build_world
+from genevolve_ray.config import load_config
 from genevolve_ray.judges.alignment_judge import AlignmentJudge, AlignmentJudgeConfig
 from genevolve_ray.judges.likeness_judge import LikenessJudge, LikenessJudgeConfig
 from genevolve_ray.judges.protocol import Judge
@@ -42,10 +44,9 @@ from genevolve_ray.records.intervals import Interval, grouped_interval, percenti
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.verdict import ScoreFormula, kscore
-from genevolve_ray.small.alike import alike_flags
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.scene import SmallScene, compose
-from genevolve_ray.small.training.shots import POINTS, Point, altered, drawn_scene
+from genevolve_ray.small.scene import compose
+from genevolve_ray.small.training.shots import POINTS, altered
 from genevolve_ray.small.wording import plain_words
 
 PICTURES = 6
@@ -84,31 +85,19 @@ class Agreement:
     ties: float
 
 
-def composed(count: int, library: PictureLibrary) -> list[Asked]:
-    """Return random scenes, each with pictures that differ from it in 0 to 5 points; the known score is minus that number."""
+def composed(cases: Sequence[Case], library: PictureLibrary) -> list[Asked]:
+    """Return requests with pictures that differ from their scene in 0 to 5 points; the known score is minus that number."""
     found: list[Asked] = []
-    for number in range(count):
-        rng = random.Random(f"agreement {number}")
-        scene = drawn_scene(rng, library)
-        request = Request(id=str(number), prompt=plain_words(scene), eval_type=EvalType.QUALITY)
-        pictures = []
+    for number, case in enumerate(cases):
+        rng, pictures = random.Random(f"agreement {number}"), []
+        request = Request(id=str(number), prompt=plain_words(case.scene), eval_type=EvalType.QUALITY)
         for wrong in range(PICTURES):
-            other = scene
+            other = case.scene
             for point in rng.sample(POINTS, wrong):
-                other = _altered(other, point, rng, library)
+                other = altered(other, point, rng, library)
             pictures.append((png(compose(other, library, seed=wrong + 1)), -float(wrong)))
-        found.append(Asked(request, png(compose(scene, library)), pictures, scene.subject))
+        found.append(Asked(request, case.truth, pictures, case.entity))
     return found
-
-
-def _altered(scene: SmallScene, point: Point, rng: random.Random, library: PictureLibrary) -> SmallScene:
-    """Return a scene that visibly differs in one point: several countries have the same flag, or nearly."""
-    other = altered(scene, point, rng, library)
-    if point == "background" and scene.flag is not None:
-        alike = alike_flags(library, library.flags)[scene.flag]
-        while other.flag in alike:
-            other = altered(scene, point, rng, library)
-    return other
 
 
 async def embedded(count: int) -> list[Asked]:
@@ -188,7 +177,7 @@ def _spearman(known: NDArray[np.float64], own: NDArray[np.float64]) -> float | N
     return float((first * second).sum()) / size if size else 0.0
 
 
-async def work(model: str, count: int) -> dict[str, dict[str, Any]]:
+async def work(model: str, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     """Return the correlations of both judges with what is known of both kinds of pictures."""
     wide = {"model": model, "low": -1.0, "high": 1.0}
     judges: dict[str, Judge] = {
@@ -208,7 +197,7 @@ async def work(model: str, count: int) -> dict[str, dict[str, Any]]:
         row["left out"] = found.left_out
         row[name] = {key: one and one.model_dump() for key, one in (("over", found.over), ("within", found.within))}
 
-    scenes, foreign = composed(count, PictureLibrary.installed()), await embedded(count)
+    scenes, foreign = composed(cases, PictureLibrary.installed()), await embedded(len(cases))
     for name, judge in judges.items():
         tell("composed scenes (as in training)", name, await scored(judge, name, scenes), scenes)
         scores_M_P = await scored(judge, name, foreign)
@@ -227,13 +216,17 @@ def main() -> None:
         prog="python -m benchmarks.small_agreement", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("model", help="model folder of the judges")
+    parser.add_argument("--config", default="small", help="a preset or a YAML file that names the requests")
+    parser.add_argument("--part", choices=list(PARTS), default="validation")
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--out", type=Path, help="JSON file of the report")
     parsed = parser.parse_args()
     prepare_process(1)
-    table = asyncio.run(work(parsed.model, parsed.requests))
+    cases = read_cases(files_of(load_config(parsed.config), parsed.part), parsed.requests, 0)
+    table = asyncio.run(work(parsed.model, cases))
     if parsed.out:
-        parsed.out.write_text(json.dumps({"requests": parsed.requests, **table}, indent=1) + "\n", encoding="utf-8")
+        own = {"part": parsed.part, "requests": len(cases)}
+        parsed.out.write_text(json.dumps({**own, **table}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.records.request import Request
-from genevolve_ray.small.alike import alike_flags
+from genevolve_ray.small.alike import alike_backgrounds
 from genevolve_ray.small.pictures import PictureLibrary, flag_code
 from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import Part, Reference, describe
@@ -74,7 +74,7 @@ def wrong_reference(case: Case, rng: random.Random, library: PictureLibrary) -> 
     """Return the teacher's words with a wrong picture: a flag that looks different, or another subject of the group."""
     right = _program(case.scene, rng, library)
     if (flag := case.scene.flag) is not None:
-        alike = alike_flags(library, library.flags)[flag]
+        alike = alike_backgrounds(library.folder, case.scene.style)[flag]
         code = rng.choice([code for code in library.flags if code != flag and code not in alike])
         return Attempt(right.prompt, library.flags[code].id, case.scene.model_copy(update={"background": code}))
     group = library.subjects[case.scene.subject].group

@@ -13,7 +13,7 @@ from genevolve_ray.cluster.rollouts import RayRollouts
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.evolution.services import judges_of_pictures
+from genevolve_ray.evolution.services import judges_of_pictures, kscore_judge
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.records.usage import record_usage
@@ -63,7 +63,8 @@ async def _ports(launch: Launch) -> InferencePorts:
         renderer.takes_references = await caller("takes_references")
         ports.renderer = renderer
     if wanted.judge:
-        ports.judge = await connect_judge(callers["judge"])
+        judge = await connect_judge(callers["judge"])
+        ports.judge = kscore_judge(judge) if wanted.kscore else judge
     if wanted.panel:
         ports.judges = judges_of_pictures(await connect_judges(callers))
     if wanted.grade:

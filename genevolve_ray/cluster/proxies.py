@@ -132,9 +132,12 @@ class ServeRenderer:
 class ServeJudge:
     """Represent the judge service."""
 
-    def __init__(self, identity: str, components: Mapping[str, ComponentRange], caller: Caller) -> None:
-        """Represent the judge of that identity, which measures these components."""
+    def __init__(
+        self, identity: str, components: Mapping[str, ComponentRange], caller: Caller, gives_kscore: bool
+    ) -> None:
+        """Represent the judge of that identity, which measures these components, with the four grades or without."""
         self.identity, self.components, self._caller = identity, components, caller
+        self.gives_kscore = gives_kscore
 
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
@@ -193,8 +196,10 @@ async def connect_judge(judge: Caller) -> ServeJudge:
 
 
 async def _connect_any(judge: Caller) -> ServeJudge | ServeGroupJudge:
-    kind = ServeGroupJudge if await judge("judges_groups") else ServeJudge
-    return kind(await judge("describe"), await judge("components"), judge)
+    identity, components = await judge("describe"), await judge("components")
+    if await judge("judges_groups"):
+        return ServeGroupJudge(identity, components, judge)
+    return ServeJudge(identity, components, judge, await judge("gives_kscore"))
 
 
 async def connect_judges(callers: Mapping[str, Caller]) -> dict[str, ServeJudge | ServeGroupJudge]:

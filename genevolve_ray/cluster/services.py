@@ -125,6 +125,10 @@ class JudgeReplica(_Replica):
         """Return the components that the judge declares, by name."""
         return dict(self._service.components)
 
+    async def gives_kscore(self) -> bool:
+        """Return whether the verdicts have the four grades of a KScore."""
+        return self._service.gives_kscore
+
     async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Reply:
         """Judge a rendered program; the reply holds a verdict, or an InfraFailure."""
         assert isinstance(self._service, JudgeService), f"{self._service.identity} judges groups"

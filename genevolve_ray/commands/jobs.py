@@ -186,7 +186,7 @@ def check_parts(
     for role, spec in specs.items():
         with placed(config):
             check_plugin(role, spec, local)
-            if role == "judge" and wanted.judge and not (wanted.grade or wanted.panel):
+            if role == "judge" and wanted.kscore:
                 check_kscore(spec)
     settings = {role: spec.model_dump(mode="json") for role, spec in specs.items()}
     if wanted.policy is not None and wanted.policy.endpoint is not None:

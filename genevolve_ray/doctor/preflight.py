@@ -295,7 +295,7 @@ def check_formulas(config: RunConfig) -> None:
 def check_kscore(spec: PluginSpec) -> None:
     """Check that a judge whose KScores a command writes declares one. Raises UserFault.
 
-    With a judge that has an environment of its own, its first verdict shows it.
+    A judge that has an environment of its own is asked once it runs (`evolution.services.kscore_judge`).
     """
     if spec.isolated:
         return

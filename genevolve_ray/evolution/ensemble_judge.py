@@ -59,7 +59,8 @@ class EnsembleJudgeConfig(Config):
     """Configure the members and how their verdicts become one."""
 
     members: dict[str, MemberSpec] = Field(min_length=2)
-    """The judges by name: each with `type`, `config` and, if needed, `weight`."""
+    """The judges by name: each with `type`, `config` and, if needed, `weight`. `null` removes one that the base of a
+    configuration has, such as one that gets a process of its own under `judges`."""
     combine: Combination = "mean"
     """How each component is combined over the members that measured it: their weighted `mean`, or their `median`."""
     min_members: int | None = Field(default=None, ge=1)
@@ -71,6 +72,11 @@ class EnsembleJudgeConfig(Config):
     `agreement` names nothing."""
     agreement: tuple[str, ...] = ()
     """Components whose agreement is the component `agreement` of the open form; by default all that two members have."""
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _without_removed(cls, value: Any) -> Any:
+        return {name: one for name, one in value.items() if one is not None} if isinstance(value, Mapping) else value
 
     @field_validator("members")
     @classmethod

@@ -22,6 +22,7 @@ from genevolve_ray.evolution.services import (
     RenderService,
     judge_service,
     judges_of_pictures,
+    kscore_judge,
 )
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
@@ -96,6 +97,11 @@ class Wanted:
     date: str = ""
     """Required by profiles that append the date."""
 
+    @property
+    def kscore(self) -> bool:
+        """Whether the judge must give KScores, as nothing else is written."""
+        return self.judge and not (self.grade or self.panel or self.train)
+
 
 @dataclass(frozen=True)
 class RunningPolicy:
@@ -154,7 +160,8 @@ async def inference_in_process(
         if wanted.render:
             ports.renderer = RenderService(built(config.renderer), images)
         if wanted.judge:
-            ports.judge = JudgeService(built(config.judge), images)
+            judge = JudgeService(built(config.judge), images)
+            ports.judge = kscore_judge(judge) if wanted.kscore else judge
         if wanted.panel:
             further = {name: judge_service(built(spec), images) for name, spec in config.judges.items()}
             ports.judges = judges_of_pictures(further)

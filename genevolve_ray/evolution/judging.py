@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.collect import gather_or_cancel
 from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderedAttempt
-from genevolve_ray.judges.protocol import declared_components
+from genevolve_ray.judges.protocol import declared_components, gives_kscore
 from genevolve_ray.records.components import AnyVerdict, OpenVerdict, graded, opened
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit
@@ -60,7 +60,7 @@ class Panel:
             )
         declared = {name: declared_components(port) for name, port in every.items()}
         self._open = OpenReward(reward, declared) if reward.components else None
-        if self._open is None and "kscore" not in declared[MAIN]:
+        if self._open is None and not gives_kscore(judge):
             raise UserFault(
                 f"{judge.identity} gives no KScore: set reward.components, from {', '.join(declared[MAIN])}"
             )

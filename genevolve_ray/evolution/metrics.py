@@ -222,9 +222,10 @@ def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
     said = {}
     if clipped := metrics.get("judge_clipped_fraction", 0.0):
         said["judge_clipped_fraction"] = (
-            f"{clipped:.0%} of the verdicts have a grade outside its range, which was clipped: a judge that grades on "
-            "another scale (1 to 5) gives every image the best grade; correct its rubric or its range, or set "
-            "judge.config.out_of_range=refuse"
+            f"{clipped:.0%} of the verdicts have a value that was clipped to the ends of its range. A judge that measures "
+            "(likeness, alignment) does so below its `low` and above its `high`: widen them if the reward should tell such "
+            "pictures apart. A model that grades should not: on another scale (1 to 5) it gives every image the best "
+            "grade; correct its rubric or its range, or set judge.config.out_of_range=refuse"
         )
     if cut := metrics.get("prompts_cut", 0.0):
         said["prompts_cut"] = (

@@ -17,6 +17,7 @@ from genevolve_ray.judges.protocol import (
     Judge,
     LooksAtReferences,
     declared_components,
+    gives_kscore,
     judges_groups,
     needs_truth,
 )
@@ -116,7 +117,7 @@ class JudgeService:
         if judges_groups(judge):
             raise UserFault(f"{judge.identity} judges groups, which only a run's further judges (`judges`) may do")
         self.identity = judge.identity
-        self.components = declared_components(judge)
+        self.components, self.gives_kscore = declared_components(judge), gives_kscore(judge)
         self._needs_truth = needs_truth(judge)
         if isinstance(judge, LooksAtReferences):
             judge.use_images(images)
@@ -148,6 +149,8 @@ class JudgeService:
 class GroupJudgeService:
     """Judge groups of image references."""
 
+    gives_kscore = False
+
     def __init__(self, judge: GroupJudge, images: ImageStore) -> None:
         """Serve `judge` over `images`."""
         self.identity = judge.identity
@@ -172,6 +175,18 @@ class GroupJudgeService:
 def judge_service(judge: Judge | GroupJudge, images: ImageStore) -> JudgeService | GroupJudgeService:
     """Return the service of a judge, of pictures or of groups."""
     return GroupJudgeService(judge, images) if isinstance(judge, GroupJudge) else JudgeService(judge, images)
+
+
+def kscore_judge(judge: JudgePort) -> JudgePort:
+    """Return a judge whose KScores a command writes.
+
+    Raises:
+        UserFault: for one that gives none. Of a judge with an environment of its own, this is known once it runs.
+    """
+    if not gives_kscore(judge):
+        named = ", ".join(declared_components(judge))
+        raise UserFault(f"{judge.identity} gives no KScore, only {named}: name another judge")
+    return judge
 
 
 def judges_of_pictures(judges: Mapping[str, JudgePort | GroupJudgePort]) -> dict[str, JudgePort]:

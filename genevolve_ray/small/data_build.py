@@ -29,6 +29,7 @@ from genevolve_ray.records.pictures import ImageRefused, PictureLimits, open_pic
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.small.alike import alike_backgrounds
 from genevolve_ray.small.factbook import Country, read_factbook
 from genevolve_ray.small.parts import locate
 from genevolve_ray.small.pictures import PictureLibrary, flag_code
@@ -163,23 +164,20 @@ class SmallTeacher:
         return prompt_messages(request.prompt, PROFILES[PROFILE], self._tools)
 
 
-class SceneGraderConfig(Config):
-    """Configure nothing: what these graders compare has no settings."""
-
-
 class SceneAuditor:
     """Implement `data.build.audit.Auditor`: compare the program with the scene behind the request."""
 
-    Config = SceneGraderConfig
-    identity = "small-auditor/1"
+    Config = SmallBuildConfig
+    identity = "small-auditor/2"
 
-    def __init__(self, config: SceneGraderConfig | None = None, context: BuildContext | None = None) -> None:
-        """Build a grader; it needs nothing."""
+    def __init__(self, config: SmallBuildConfig, context: BuildContext) -> None:
+        """Open the pictures, which tell what looks alike. Raises UserFault when they are not installed."""
+        self._library = config.library()
 
     async def audit(self, row: TrajectoryRow) -> Grades:
         """Return the grades. Raises InfraFailure for a row without a scene."""
         scene, prompt = scene_of(row), row.program.gen_prompt
-        right = right_reference(row, scene)
+        right = right_reference(row, scene, self._library)
         singular, plural = names_of(scene)
         said = [
             says(prompt, f"{COUNT_WORDS[scene.count]} {plural}" if scene.count > 1 else singular),
@@ -204,7 +202,7 @@ class SceneTruthGrader:
     """Implement `data.build.truths.TruthGrader`: compare the picture with the composed scene, pixel by pixel."""
 
     Config = SmallBuildConfig
-    identity = "small-truth-grader/1"
+    identity = "small-truth-grader/2"
 
     def __init__(self, config: SmallBuildConfig, context: BuildContext) -> None:
         """Open the pictures. Raises UserFault when they are not installed."""
@@ -221,7 +219,7 @@ class SceneTruthGrader:
         apart = np.asarray(drawn.convert("RGB").resize(wanted.size), np.float32) - np.asarray(wanted, np.float32)
         # Half of the greatest distance counts as nothing in common.
         like = LOWEST + round((HIGHEST - LOWEST) * max(0.0, 1 - 2 * float(np.abs(apart).mean()) / 255))
-        right = HIGHEST if right_reference(row, scene) else LOWEST
+        right = HIGHEST if right_reference(row, scene, self._library) else LOWEST
         grades = {"compliance": like, "reference_use": right, "coherence": like, "quality": like}
         return Grades(values=grades, grader=self.identity, rationale=f"mean distance {np.abs(apart).mean():.1f} of 255")
 
@@ -242,9 +240,14 @@ def scene_of(row: TrajectoryRow) -> SmallScene:
         raise InfraFailure(f"row {row.id} has no scene of the world small: {error}") from error
 
 
-def right_reference(row: TrajectoryRow, scene: SmallScene) -> bool:
-    """Return whether the first reference of a program is the flag or the rare thing of the scene."""
+def right_reference(row: TrajectoryRow, scene: SmallScene, library: PictureLibrary) -> bool:
+    """Return whether the first reference of a program shows the flag or the rare thing of the scene.
+
+    A flag that looks like the right one shows it as well, as Monaco's does Indonesia's.
+    """
     for hit in row.references[:1]:
         shown = Path(hit.url).stem
-        return flag_code(shown) == scene.flag if scene.flag else shown == scene.subject
+        if scene.flag is None:
+            return shown == scene.subject
+        return flag_code(shown) in {scene.flag, *alike_backgrounds(library.folder)[scene.flag]}
     return False

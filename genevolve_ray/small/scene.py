@@ -25,6 +25,7 @@ COLORS = {
     "gray": (150, 150, 150),
 }
 """The plain backgrounds, in RGB."""
+SmallStyle = Literal["color", "black-and-white"]
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 _BAND = 0.31
 """Height of the caption's band, as a part of the picture's side."""
@@ -55,7 +56,7 @@ class SmallScene(Record):
     """A plain color of `COLORS`, or a flag by its code in upper case, as `MN`."""
     caption: str = Field(default="", pattern=r"^[A-Z]{0,3}$")
     """Up to three capital letters on a band at the bottom; "" for none."""
-    style: Literal["color", "black-and-white"] = "color"
+    style: SmallStyle = "color"
 
     @property
     def flag(self) -> str | None:

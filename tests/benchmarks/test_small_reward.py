@@ -185,9 +185,10 @@ def test_requests_about_one_entity_are_drawn_together() -> None:
     assert found.within == Interval(mean=0, low=-1, high=1)
 
 
-async def test_known_scores_of_composed_scenes_agree_with_pixels(library: PictureLibrary) -> None:
-    asked = composed(4, library)
-    assert [[known for _, known in one.pictures] for one in asked] == [[0, -1, -2, -3, -4, -5]] * 4
+async def test_known_scores_of_composed_scenes_agree_with_pixels(cases: list[Case], library: PictureLibrary) -> None:
+    asked = composed(cases, library)
+    assert [[known for _, known in one.pictures] for one in asked] == [[0, -1, -2, -3, -4, -5]] * 3
+    assert [one.entity for one in asked] == [case.entity for case in cases]
     scores = await scored(NearPixels(Config()), "near", asked)
     within = correlations(scores, [one.entity for one in asked]).within
     assert within is not None and within.mean > 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
 from genevolve_ray.cluster.errors import await_remote
+from genevolve_ray.cluster.inference import _ports
 from genevolve_ray.cluster.proxies import (
     Caller,
     ServeGroupJudge,
@@ -21,6 +23,7 @@ from genevolve_ray.cluster.proxies import (
     connect_judges,
 )
 from genevolve_ray.errors import InfraFailure, ToolArgumentError, UserFault
+from genevolve_ray.evolution.inference import Wanted
 from genevolve_ray.records.components import KSCORE_SCALES
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.request import EvalType, Request
@@ -103,11 +106,12 @@ async def test_an_error_of_ray_itself_is_left_alone() -> None:
         await await_remote(FakeMethod(ActorDiedError()).remote())
 
 
-def judge_caller(role: str, *, groups: bool) -> Caller:
+def judge_caller(role: str, *, groups: bool, kscore: bool = True) -> Caller:
     methods = {
         "describe": FakeMethod("critic/1"),
         "components": FakeMethod(dict(KSCORE_SCALES)),
         "judges_groups": FakeMethod(groups),
+        "gives_kscore": FakeMethod(kscore),
         "judge_group": FakeMethod(["verdicts"]),
     }
     return Caller(role, FakeHandle(**methods), 1, 5.0)
@@ -124,6 +128,30 @@ async def test_a_judge_of_groups_is_told_from_one_of_pictures() -> None:
     assert await group_judge.judge_group(request, []) == ["verdicts"]
     with pytest.raises(UserFault, match="judges.order: critic/1 judges groups"):
         await connect_judge(order)
+
+
+@dataclass
+class Started:
+    """The services of a command that were started, as `launched` returns them."""
+
+    wanted: Wanted
+    judge: Caller
+    rollouts: Any = None
+
+    def callers(self) -> dict[str, Caller]:
+        return {"judge": self.judge}
+
+
+async def test_a_judge_that_only_its_own_environment_can_load_is_asked_for_its_kscore_before_the_first_picture() -> (
+    None
+):
+    launch: Any = Started(Wanted(judge=True), judge_caller("judge", groups=False, kscore=False))
+    with pytest.raises(UserFault, match=r"^critic/1 gives no KScore, only .*kscore.*: name another judge$"):
+        await _ports(launch)
+    launch.wanted = Wanted(judge=True, panel=True)
+    assert (await _ports(launch)).judge is not None
+    launch.wanted, launch.judge = Wanted(judge=True), judge_caller("judge", groups=False)
+    assert (await _ports(launch)).judge is not None
 
 
 async def test_stand_ins_carry_what_the_services_say_of_themselves() -> None:

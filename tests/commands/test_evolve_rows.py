@@ -118,6 +118,6 @@ def test_a_judge_that_grades_on_another_scale_is_noted_once(data: Path, capfd: p
     judge = "judge={type: 'steady_judge:SteadyJudge', config: {flags: ['clipped:faithfulness']}}"
     evolve_run(config_of(data, 3, judge), data / "run", in_process=True)
     said = capfd.readouterr()
-    notes = [line for line in (said.out + said.err).splitlines() if "grade outside its range" in line]
+    notes = [line for line in (said.out + said.err).splitlines() if "value that was clipped" in line]
     assert len(notes) == 1 and "100% of the verdicts" in notes[0]
     assert {row["judge_clipped_fraction"] for row in RunStore.read(str(data / "run")).metrics()} == {1.0}

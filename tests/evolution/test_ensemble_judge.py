@@ -315,6 +315,12 @@ def test_settings_that_cannot_be_are_refused(members: dict[str, Any], settings: 
         config_of(members, **settings)
 
 
+def test_a_member_of_the_base_can_be_removed() -> None:
+    assert set(config_of({**NUMBERS, "c": None}).members) == set(NUMBERS) - {"c"}
+    with pytest.raises(ValidationError, match="at least 2 items"):
+        config_of({"a": NUMBERS["a"], "b": None})
+
+
 def endpoint(port: int) -> dict[str, Any]:
     model = {"url": f"http://127.0.0.1:{port}", "model": "m", "timeout_s": 100, "token_env": f"TOKEN_{port}"}
     return {"type": "endpoint", "config": {"kscore": model}}

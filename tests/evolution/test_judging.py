@@ -11,6 +11,7 @@ from loop_fakes import make_trajectory
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.normalising import normalise_group
+from genevolve_ray.evolution.services import kscore_judge
 from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageRef, reference
 from genevolve_ray.records.ledger import TokenLedger
@@ -109,6 +110,22 @@ def test_a_judge_without_a_kscore_may_be_the_only_one() -> None:
 def test_the_reward_of_the_paper_needs_a_kscore() -> None:
     with pytest.raises(UserFault, match=r"number/1 gives no KScore: set reward.components, from score"):
         Panel(Number(5), {}, RewardConfig())
+
+
+class OpenKscore(Number):
+    """Measures something that it calls kscore, without the four grades."""
+
+    components = {"kscore": ComponentRange()}
+    gives_kscore = False
+
+
+def test_a_component_named_kscore_is_not_the_grades_of_one() -> None:
+    with pytest.raises(UserFault, match=r"number/1 gives no KScore: set reward.components, from kscore"):
+        Panel(OpenKscore(1), {}, RewardConfig())
+    with pytest.raises(UserFault, match=r"number/1 gives no KScore, only kscore: name another judge"):
+        kscore_judge(OpenKscore(1))
+    critic = Critic()
+    assert kscore_judge(critic) is critic
 
 
 def group_of(*parts: dict[str, float] | None, closed: str = "") -> Group:

@@ -194,7 +194,12 @@ def test_a_judge_on_another_scale_shows_as_clipped_verdicts() -> None:
     metrics = evaluation_metrics(trajectories)
     assert metrics["judge_clipped_fraction"] == pytest.approx(1 / 3)
     [note] = warnings_of(metrics).values()
-    assert note.startswith("33% of the verdicts have a grade outside its range") and "out_of_range=refuse" in note
+    assert note.startswith("33% of the verdicts have a value that was clipped") and "out_of_range=refuse" in note
+
+
+def test_the_note_on_clipped_verdicts_fits_a_judge_that_measures_as_well() -> None:
+    [note] = warnings_of(evaluation_metrics([judged("clipped:likeness")])).values()
+    assert "(likeness, alignment)" in note and "`low`" in note and "`high`" in note
 
 
 def test_cut_prompts_are_counted() -> None:

@@ -15,14 +15,24 @@ from genevolve_ray.judges.alignment_judge import AlignmentJudge, AlignmentJudgeC
 from genevolve_ray.judges.likeness_judge import LikenessJudge, LikenessJudgeConfig
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.small.alike import alike_scenes
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import SmallScene, compose
 from genevolve_ray.small.training.image_text import (
     ImageTextTraining,
     assemble_image_text,
+    contrast,
     train_image_text,
 )
-from genevolve_ray.small.training.shots import POINTS, altered, drawn_group, drawn_scene
+from genevolve_ray.small.training.shots import (
+    POINTS,
+    Shot,
+    alike_shots,
+    altered,
+    drawn_group,
+    drawn_lineup,
+    drawn_scene,
+)
 
 SHORT = {"groups": 3, "plain_groups": 1, "batch": 2, "group_size": 2, "steps": 4, "warmup": 1, "save_every": 2}
 PROGRAM = Program(gen_prompt="a cat", reference_images=())
@@ -122,6 +132,78 @@ def test_weights_of_something_else_and_another_text_tower_are_refused(embedder: 
         assemble_image_text(tmp_path / "other.safetensors", tmp_path / "clip", tmp_path / "folder")
 
 
+def test_pairs_that_say_the_same_are_no_negatives() -> None:
+    import torch
+
+    one, other = torch.eye(4), torch.eye(4).roll(1, 0)
+    alike = torch.zeros(4, 4, dtype=torch.bool)
+    alike[0, 1] = alike[1, 0] = alike[3, 3] = True
+    scale = torch.tensor(2.0)
+
+    def without(rows: list[int]) -> torch.Tensor:
+        """The mean loss of rows, of which the first does not see the second and the other way round."""
+        logits = scale * one @ other.T
+        losses = []
+        for own in (logits, logits.T):
+            for row in range(4):
+                seen = [column for column in range(4) if not (row in rows and column in rows and row != column)]
+                losses.append(torch.logsumexp(own[row, seen], 0) - own[row, row])
+        return torch.stack(losses).mean()
+
+    nothing = torch.zeros_like(alike)
+    assert contrast(one, other, scale, alike).item() == pytest.approx(without([0, 1]).item())
+    assert contrast(one, other, scale, nothing).item() == pytest.approx(without([]).item())
+
+
+def test_pictures_that_can_pass_for_each_other_and_equal_texts_are_alike(library: PictureLibrary) -> None:
+    cat = SmallScene(subject="1F408", background="ID")
+    gray = cat.model_copy(update={"style": "black-and-white"})
+    shots = {
+        "Indonesia": Shot("a", cat),
+        "Monaco": Shot("b", cat.model_copy(update={"background": "MC"})),
+        "France": Shot("c", cat.model_copy(update={"background": "FR"})),
+        "two": Shot("d", cat.model_copy(update={"background": "MC", "count": 2})),
+        "letters": Shot("e", cat.model_copy(update={"background": "MC", "caption": "AB"})),
+        "blue": Shot("f", cat.model_copy(update={"background": "blue"})),
+        "purple": Shot("g", cat.model_copy(update={"background": "purple"})),
+        "gray blue": Shot("h", gray.model_copy(update={"background": "blue"})),
+        "gray purple": Shot("i", gray.model_copy(update={"background": "purple"})),
+        "the flag": Shot("j", alone=library.flags["ID"].id),
+        "its like": Shot("k", alone=library.flags["MC"].id),
+        "China": Shot("l", alone=library.flags["CN"].id),
+        "red": Shot("m", alone="red"),
+        "a cat": Shot("n", alone="1F408"),
+        "a dog": Shot("o", alone="1F415"),
+        "said so": Shot("o", cat.model_copy(update={"background": "JP"})),
+    }
+    alike = alike_shots(list(shots.values()), library)
+    names = list(shots)
+    pairs = {(names[i], names[j]) for i in range(len(names)) for j in range(i) if alike[i, j]}
+    assert alike.diagonal().all() and (alike == alike.T).all()
+    assert pairs == {
+        ("Monaco", "Indonesia"),
+        ("gray purple", "gray blue"),
+        ("its like", "the flag"),
+        ("red", "China"),
+        ("said so", "a dog"),
+    }
+
+
+def test_gray_things_on_gray_are_the_same_in_black_and_white(library: PictureLibrary) -> None:
+    scene = SmallScene(subject="1F418", background="gray")
+    other = scene.model_copy(update={"style": "black-and-white"})
+    assert alike_scenes(scene, other, library)
+    assert not alike_scenes(*(one.model_copy(update={"background": "red"}) for one in (scene, other)), library)
+
+
+def test_a_lineup_shows_one_scene_with_different_subjects_of_a_group(library: PictureLibrary) -> None:
+    for seed in range(8):
+        scenes = [shot.scene for shot in drawn_lineup(random.Random(seed), library, 4)]
+        assert len({scene.subject for scene in scenes if scene}) == 4
+        assert len({library.subjects[scene.subject].group for scene in scenes if scene}) == 1
+        assert len({scene.model_copy(update={"subject": "1F408"}) for scene in scenes if scene}) == 1
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_an_altered_scene_differs_in_its_point_alone(library: PictureLibrary, point: Any) -> None:
     rng = random.Random(0)
@@ -130,6 +212,7 @@ def test_an_altered_scene_differs_in_its_point_alone(library: PictureLibrary, po
         other = altered(scene, point, rng, library)
         differs = {name for name, value in scene.model_dump().items() if other.model_dump()[name] != value}
         assert differs == {point}
+        assert point == "style" or not alike_scenes(scene, other, library)
 
 
 def test_a_group_follows_from_its_seed_and_has_pictures_of_one_size(library: PictureLibrary) -> None:

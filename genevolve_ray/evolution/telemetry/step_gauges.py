@@ -30,7 +30,9 @@ STEP_GAUGES: Mapping[str, StepGauge] = {
     "policy_failures": StepGauge("policy_failures", "Trajectories without a valid program"),
     "infra_failures": StepGauge("infra_failures", "Trajectories that failed from outside and have no reward"),
     "tool_outages": StepGauge("tool_outages", "Tool calls that met an outage"),
-    "judge_clipped_fraction": StepGauge("judge_clipped_ratio", "Share of verdicts with a clipped grade, 0 to 1"),
+    "judge_clipped_fraction": StepGauge(
+        "judge_clipped_ratio", "Share of verdicts with a clipped grade or measure, 0 to 1"
+    ),
     "gates_closed": StepGauge("gates_closed_ratio", "Share of trajectories with a reward of 0 for a gate, 0 to 1"),
     "tool_calls_mean": StepGauge("tool_calls_mean", "Mean tool calls of a trajectory"),
     "turns_mean": StepGauge("turns_mean", "Mean turns of a trajectory"),

@@ -27,7 +27,7 @@ from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.training.checkpoints import read_tensors, write_tensors
 from genevolve_ray.small.training.hashes import encoder_hash, pictures_hash, text_hash
 from genevolve_ray.small.training.loops import TrainingProgress, TrainLoopConfig, train_loop
-from genevolve_ray.small.training.shots import KeptLibrary, Shot, drawn_group
+from genevolve_ray.small.training.shots import KeptLibrary, Shot, alike_shots, drawn_group, drawn_lineup
 from genevolve_ray.small.training.views import View, seen
 
 SIDE = 64
@@ -62,7 +62,9 @@ class ImageTextTraining(TrainLoopConfig):
     plain_groups: int = Field(default=800, ge=0)
     """Further groups, in plain words."""
     group_size: int = Field(default=4, ge=2, le=6)
-    """A scene, and others that differ from it in one point."""
+    """A scene, and others that differ from it in one point; or scenes that differ in the subject."""
+    lineups: float = Field(default=0.5, ge=0, le=1)
+    """Share of groups that show one scene with different subjects of one group, see `shots.drawn_lineup`."""
     between_pictures: float = Field(default=0.5, ge=0)
     """Weight of the loss between two views of a scene, beside those between view and text."""
 
@@ -107,7 +109,8 @@ def train_image_text(
         states_N_h = torch.cat([states[i * size : (i + 1) * size].float() for i in chosen])
         with torch.autocast("cpu", enabled=False):
             one, other = (seen(_drawn(shots, kept, generator), generator, render) for _ in range(2))
-        return _loss(model, one, other, states_N_h, settings.between_pictures)
+        same_N_N = torch.from_numpy(alike_shots(shots, kept))
+        return _loss(model, one, other, states_N_h, same_N_N, settings.between_pictures)
 
     own = {
         "tower": TOWER,
@@ -158,18 +161,30 @@ def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
     return out
 
 
-def contrast(one_N_d: Tensor, other_N_d: Tensor, scale: Tensor) -> Tensor:
-    """Return the symmetric InfoNCE loss of rows that belong together (CLIP, arXiv 2103.00020, figure 3)."""
+def contrast(one_N_d: Tensor, other_N_d: Tensor, scale: Tensor, same_N_N: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE loss of rows that belong together (CLIP, arXiv 2103.00020, figure 3).
+
+    Args:
+        one_N_d: vectors of length 1.
+        other_N_d: those that belong to them, row by row.
+        scale: of the cosines, a scalar.
+        same_N_N: bool, symmetric; which pairs say the same. They are no negatives of each other, so they do not count in
+            the sums of a row's softmax. The diagonal, where the positives are, is not read.
+    """
     logits_N_N = scale * one_N_d @ other_N_d.T
+    no_negatives_N_N = same_N_N & ~torch.eye(len(same_N_N), dtype=torch.bool)
+    logits_N_N = logits_N_N.masked_fill(no_negatives_N_N, float("-inf"))
     labels_N = torch.arange(len(logits_N_N))
     return (functional.cross_entropy(logits_N_N, labels_N) + functional.cross_entropy(logits_N_N.T, labels_N)) / 2
 
 
 def _groups(settings: ImageTextTraining, library: PictureLibrary) -> list[list[Shot]]:
-    return [
-        drawn_group(random.Random(f"{settings.seed}:{i}"), library, settings.group_size, plain=i >= settings.groups)
-        for i in range(settings.groups + settings.plain_groups)
-    ]
+    groups = []
+    for i in range(settings.groups + settings.plain_groups):
+        rng = random.Random(f"{settings.seed}:{i}")
+        draw = drawn_lineup if rng.random() < settings.lineups else drawn_group
+        groups.append(draw(rng, library, settings.group_size, plain=i >= settings.groups))
+    return groups
 
 
 def _drawn_ids(library: PictureLibrary) -> list[str]:
@@ -233,8 +248,10 @@ def _drawn(shots: Sequence[Shot], library: PictureLibrary, generator: torch.Gene
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def _loss(model: Any, one_N_3_S_S: Tensor, other_N_3_S_S: Tensor, states_N_h: Tensor, between: float) -> Tensor:
-    """Return the loss of two views of each shot and the first states of its text."""
+def _loss(
+    model: Any, one_N_3_S_S: Tensor, other_N_3_S_S: Tensor, states_N_h: Tensor, same_N_N: Tensor, between: float
+) -> Tensor:
+    """Return the loss of two views of each shot and the first states of its text; see `contrast` for `same_N_N`."""
     text_N_d = model.text_projection(torch.tanh(model.text_model.pooler.dense(states_N_h)))
     pixels_2N_3_S_S = (torch.cat([one_N_3_S_S, other_N_3_S_S]) - 0.5) / 0.5
     images_2N_d = model.get_image_features(pixel_values=pixels_2N_3_S_S).pooler_output
@@ -243,5 +260,5 @@ def _loss(model: Any, one_N_3_S_S: Tensor, other_N_3_S_S: Tensor, states_N_h: Te
         text_N_d = functional.normalize(text_N_d.float(), dim=-1)
         one_N_d, other_N_d = functional.normalize(images_2N_d.float(), dim=-1).chunk(2)
         scale = model.logit_scale.clamp(max=_MOST_SCALE).exp()
-        with_text = (contrast(one_N_d, text_N_d, scale) + contrast(other_N_d, text_N_d, scale)) / 2
-        return with_text + between * contrast(one_N_d, other_N_d, scale)
+        with_text = contrast(one_N_d, text_N_d, scale, same_N_N) + contrast(other_N_d, text_N_d, scale, same_N_N)
+        return with_text / 2 + between * contrast(one_N_d, other_N_d, scale, same_N_N)

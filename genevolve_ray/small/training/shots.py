@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from genevolve_ray.small.alike import alike_backgrounds, alike_scenes
 from genevolve_ray.small.countries import country_names
-from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.pictures import PictureLibrary, flag_code
 from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import counted, describe, plain_words
 
@@ -78,7 +83,10 @@ def drawn_scene(rng: random.Random, library: PictureLibrary) -> SmallScene:
 
 
 def altered(scene: SmallScene, point: Point, rng: random.Random, library: PictureLibrary) -> SmallScene:
-    """Return a scene that differs in one point: another subject of its group, number, background, caption or style."""
+    """Return a scene that differs in one point: another subject of its group, number, background, caption or style.
+
+    A new background looks different: several countries have the same flag, or nearly.
+    """
     if point == "subject":
         group = library.subjects[scene.subject].group
         others = [one.id for one in library.subjects.values() if one.group == group and one.id != scene.subject]
@@ -88,7 +96,8 @@ def altered(scene: SmallScene, point: Point, rng: random.Random, library: Pictur
     if point == "background":
         near = list(COLORS if scene.flag is None else library.flags)
         far = list(library.flags if scene.flag is None else COLORS)
-        others = [one for one in (near if rng.random() < 0.8 else far) if one != scene.background]
+        same = {scene.background, *alike_backgrounds(library.folder, scene.style)[scene.background]}
+        others = [one for one in (near if rng.random() < 0.8 else far) if one not in same]
         return scene.model_copy(update={"background": rng.choice(others)})
     if point == "caption":
         letters = _letters(rng)
@@ -110,15 +119,52 @@ def drawn_group(rng: random.Random, library: PictureLibrary, size: int, plain: b
     such pictures where a renderer returns its reference, or nothing.
     """
     scene = drawn_scene(rng, library)
-    points: list[Point] = []
-    while len(points) < size - 1:
+    others: dict[Point, SmallScene] = {}
+    while len(others) < size - 1:
         point = rng.choices(POINTS, list(_WEIGHTS.values()))[0]
-        points += [point] if point not in points else []
-    others = (altered(scene, point, rng, library) for point in points)
-    found = [shot_of(one, rng, plain) for one in itertools.chain([scene], others)]
+        other = altered(scene, point, rng, library)
+        # A gray thing on gray is the same in black and white.
+        if point not in others and not alike_scenes(scene, other, library):
+            others[point] = other
+    found = [shot_of(one, rng, plain) for one in [scene, *others.values()]]
     if rng.random() < 0.2:
         found[-1] = _part(scene, rng, library)
     return found
+
+
+def drawn_lineup(rng: random.Random, library: PictureLibrary, size: int, plain: bool = False) -> list[Shot]:
+    """Return a random scene with `size` different subjects of one group, as all animals; see `shot_of` for `plain`.
+
+    Nothing else tells these pictures or texts apart, so that a contrastive loss has to learn the subjects.
+    """
+    scene = drawn_scene(rng, library)
+    group = library.subjects[scene.subject].group
+    chosen = rng.sample([subject.id for subject in library.subjects.values() if subject.group == group], size)
+    return [shot_of(scene.model_copy(update={"subject": id}), rng, plain) for id in chosen]
+
+
+def alike_shots(shots: Sequence[Shot], library: PictureLibrary) -> NDArray[np.bool_]:
+    """Return bool[N, N]: which two of N shots have the same text, or pictures of which one can pass for the other.
+
+    They must not be negatives of each other in a contrastive loss. The diagonal is True.
+    """
+    found = np.eye(len(shots), dtype=bool)
+    for i, j in itertools.combinations(range(len(shots)), 2):
+        found[i, j] = found[j, i] = _alike(shots[i], shots[j], library)
+    return found
+
+
+def _alike(one: Shot, other: Shot, library: PictureLibrary) -> bool:
+    if one.text == other.text:
+        return True
+    if one.scene is not None and other.scene is not None:
+        return alike_scenes(one.scene, other.scene, library)
+    if one.scene is not None or other.scene is not None:
+        return False
+    first, second = (shot.alone if shot.alone in COLORS else flag_code(shot.alone) for shot in (one, other))
+    if first is None or second is None:
+        return one.alone == other.alone
+    return first == second or second in alike_backgrounds(library.folder)[first]
 
 
 def _part(scene: SmallScene, rng: random.Random, library: PictureLibrary) -> Shot:
