@@ -3,18 +3,18 @@
 You learn: the renderer of the world `small` is an ordinary folder in the layout of diffusers (InstructPix2Pix with its own
 autoencoder and denoiser). Three functions make it: `train_renderer` trains both on scenes that are composed from OpenMoji,
 `assemble_renderer` writes the folder, and `DiffusersRenderer` loads it as it loads any pipeline. Stop it when you like: the
-same command goes on where it stopped. The weights in the package come from this training, stopped
-after 3,600 steps of the denoiser; at its default sizes it takes about 80 minutes of one core. `--tiny` takes two
-minutes, and draws noise.
+same command goes on where it stopped. At its default sizes it takes about 80 minutes of one core. `--tiny` takes two minutes,
+and draws noise.
 
     .venv/bin/python examples/09_small_renderer.py [--tiny] [--prebuilt] [--out FOLDER]
-        [--prompts N] [--autoencoder-steps N] [--denoiser-steps N] [--seed N]
+        [--prompts N] [--autoencoder-steps N] [--denoiser-steps N] [--rate R] [--warmup N] [--seed N]
 
-A training can also go on from the weights of another one, with other examples: here with more captions, whose band counts
-three times.
+A training can also go on from the weights of another one, with other examples. The weights in the package were made so: 3,600
+steps of the denoiser, and then the following, where most scenes have a caption, and the error on its band counts three times.
 
-    .venv/bin/python examples/09_small_renderer.py --start-from genevolve_ray/small/prebuilt/renderer --seed 1
-        --captions 0.7 --caption-weight 3 --rate 8e-4 --denoiser-steps 5000 --out runs/examples/renderer-captions
+    .venv/bin/python examples/09_small_renderer.py --start-from runs/examples/renderer/training/weights --seed 1
+        --flags 0.32 --subjects 0.56 --captions 0.7 --caption-weight 3 --rate 8e-4 --warmup 100 --denoiser-steps 1900
+        --out runs/examples/renderer-captions
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def settings(asked: argparse.Namespace) -> RendererTraining:
         "mix": {"flags": asked.flags, "subjects": asked.subjects, "captions": asked.captions},
         "caption_weight": asked.caption_weight,
         "autoencoder": {"steps": asked.autoencoder_steps},
-        "denoiser": {"steps": asked.denoiser_steps, "rate": asked.rate},
+        "denoiser": {"steps": asked.denoiser_steps, "rate": asked.rate, "warmup": asked.warmup},
     }
     if asked.tiny:
         loop = {"steps": 4, "batch": 2, "warmup": 1}
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int)
     parser.add_argument("--denoiser-steps", type=int)
     parser.add_argument("--rate", type=float, help="peak learning rate of the denoiser")
+    parser.add_argument("--warmup", type=int, help="steps over which that rate rises")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flags", type=float, help="share of prompts whose reference is a flag")
     parser.add_argument("--subjects", type=float, help="share of prompts whose reference is a subject")
