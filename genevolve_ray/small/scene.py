@@ -27,7 +27,7 @@ COLORS = {
 """The plain backgrounds, in RGB."""
 SmallStyle = Literal["color", "black-and-white"]
 COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
-_BAND = 0.31
+CAPTION_BAND = 0.31
 """Height of the caption's band, as a part of the picture's side."""
 _BAND_COLOR = (250, 248, 238)
 _INK = (20, 20, 20)
@@ -101,7 +101,7 @@ def _within(value: float, most: int) -> int:
 
 
 def _band_height(side: int) -> int:
-    return round(_BAND * side)
+    return round(CAPTION_BAND * side)
 
 
 def _write(canvas: PillowImage, caption: str) -> None:

@@ -142,3 +142,8 @@ def test_a_renderer_that_is_trained(tmp_path: Path) -> None:
         pytest.importorskip(package, reason="the extra small is not installed")
     run_example("09_small_renderer.py", tmp_path, "--tiny", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out/pipeline/model_index.json").is_file() and (tmp_path / "out/page.png").is_file()
+    first = json.loads((tmp_path / "out/training/weights/provenance.json").read_text(encoding="utf-8"))
+    options = ("--tiny", "--captions", "1", "--caption-weight", "3", "--out", str(tmp_path / "next"))
+    run_example("09_small_renderer.py", tmp_path, "--start-from", str(tmp_path / "out/training/weights"), *options)
+    second = json.loads((tmp_path / "next/training/weights/provenance.json").read_text(encoding="utf-8"))
+    assert second["started_from"] == first and second["settings"]["mix"]["captions"] == 1

@@ -27,6 +27,22 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.optimizer["state"][0]["exp_avg"].tolist() == [1, 1]
 
 
+def test_a_checkpoint_names_what_it_does_not_agree_with(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    checkpoint(1).save(path)
+    with pytest.raises(UserFault, match=r"a training with seed=0, not 1; remove it to start anew$"):
+        SmallCheckpoint.load(path, {"seed": 1})
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_with_the_name_of_what_it_lacks(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    checkpoint(1).save(path)
+    with pytest.raises(UserFault, match=r"a training with examples=\(unrecorded\), not 'ab'; remove it to start anew$"):
+        SmallCheckpoint.load(path, {"seed": 0, "examples": "ab"})
+    with pytest.raises(UserFault, match=r"seed=0, not \(unrecorded\)"):
+        SmallCheckpoint.load(path, {})
+
+
 def nothing(path: Path) -> None:
     path.write_bytes(b"")
 

@@ -5,13 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.renderers.diffusers import DiffusersRenderer
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig
 from genevolve_ray.small.training.autoencoder import decode, encode, new_autoencoder, train_autoencoder, whiten
-from genevolve_ray.small.training.denoiser import TEXT_TOKENS, LatentExamples, batch_of, train_denoiser
-from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, RendererExamples
+from genevolve_ray.small.training.denoiser import (
+    TEXT_TOKENS,
+    LatentExamples,
+    batch_of,
+    caption_weights,
+    new_denoiser,
+    train_denoiser,
+)
+from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, ExampleMix, RendererExamples
 from genevolve_ray.small.training.loops import TrainLoopConfig
 from genevolve_ray.small.training.renderer import (
     RendererTraining,
@@ -58,6 +66,7 @@ def latent_examples(number=6, tokens=TEXT_TOKENS, width=384):
         texts=texts,
         text_rows=np.arange(number),
         empty_text=np.zeros((tokens, width), np.float16),
+        captioned=np.arange(number) % 2 == 0,
         made_from="noise",
     )
 
@@ -81,6 +90,26 @@ def test_the_picture_follows_the_reference_and_not_the_prompt(library):
     assert seen == {True, False}
 
 
+def test_the_mix_decides_how_often_a_scene_has_a_caption(library):
+    for share in (0.0, 1.0):
+        examples = RendererExamples(library, mix=ExampleMix(captions=share))
+        assert {bool(examples(number).scene.caption) for number in range(30)} == {bool(share)}
+
+
+def test_the_mix_decides_what_the_reference_is(library):
+    flags, subjects, none = (
+        RendererExamples(library, mix=ExampleMix(flags=one, subjects=other))(0)
+        for one, other in ((1, 0), (0, 1), (0, 0))
+    )
+    assert flags.reference == library.flags[flags.scene.background].id
+    assert subjects.reference == subjects.scene.subject and none.reference is None
+
+
+def test_shares_above_one_are_refused():
+    with pytest.raises(ValidationError, match=r"flags=0.6 and subjects=0.5: together they are at most 1"):
+        ExampleMix(flags=0.6, subjects=0.5)
+
+
 def test_a_training_of_the_autoencoder_goes_on_where_it_stopped(tmp_path):
     pictures, config = noise_pictures(8), TrainLoopConfig(steps=3, batch=2, save_every=1, warmup=1)
     whole = train_autoencoder(pictures, config, tmp_path / "whole", silent)
@@ -99,9 +128,34 @@ def test_a_training_of_the_denoiser_goes_on_where_it_stopped(tmp_path):
     assert same(whole.state_dict(), resumed.state_dict())
 
 
+def test_a_training_of_the_denoiser_begins_with_the_weights_that_it_is_given(tmp_path):
+    config = TrainLoopConfig(steps=1, batch=1, warmup=0, rate=1e-12, decay=0)
+    start = new_denoiser(seed=7).state_dict()
+    trained = train_denoiser(latent_examples(), config, tmp_path / "kept", silent, start=start)
+    assert all(torch.allclose(value, start[name], atol=1e-6) for name, value in trained.state_dict().items())
+    with pytest.raises(UserFault, match=r"start=.*, not \(unrecorded\); remove it to start anew"):
+        train_denoiser(latent_examples(), config, tmp_path / "kept", silent)
+
+
+def test_the_band_of_a_caption_can_weigh_more(tmp_path):
+    config, told = TrainLoopConfig(steps=1, batch=4, bfloat16=False), []
+    examples = latent_examples()
+    for i, weight in enumerate((1.0, 3.0)):
+        train_denoiser(examples, config, tmp_path / f"{i}", lambda what, *_: told.append(what), caption_weight=weight)
+    plain = replace(examples, captioned=np.zeros(6, bool))
+    train_denoiser(plain, config, tmp_path / "plain", lambda what, *_: told.append(what), caption_weight=3.0)
+    assert told[0] != told[1] and told[0] == told[2]
+
+
+def test_the_weight_is_on_the_rows_behind_the_band():
+    weights = caption_weights(np.array([True, False]), 3.0, (16, 16))
+    assert weights.shape == (2, 1, 16, 16)
+    assert weights[0, 0, :, 0].tolist() == [1.0] * 11 + [3.0] * 5 and (weights[1] == 1).all()
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     train_autoencoder(noise_pictures(4), TrainLoopConfig(steps=1, batch=1), tmp_path / "kept", silent)
-    with pytest.raises(UserFault, match="'steps': 1"):
+    with pytest.raises(UserFault, match="a training with steps=1, not 2; remove it"):
         train_autoencoder(noise_pictures(4), TrainLoopConfig(steps=2, batch=1), tmp_path / "kept", silent)
 
 
@@ -152,6 +206,20 @@ def test_a_renderer_is_trained_from_nothing_and_resumes_without_repeating(librar
     with pytest.raises(UserFault, match="denoiser.*remove it to start anew"):
         train_renderer(library, minilm, tmp_path, config.model_copy(update={"pictures": 5}), silent)
     assert len(list(tmp_path.glob("latents-*"))) == 2 and len(list(tmp_path.glob("texts-*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_training_goes_on_from_the_weights_that_ship(library, minilm, tmp_path):
+    loop = TrainLoopConfig(steps=1, batch=2, warmup=1)
+    config = RendererTraining(prompts=2, denoiser=loop, mix=ExampleMix(captions=1), caption_weight=3)
+    weights = train_renderer(library, minilm, tmp_path, config, silent, prebuilt_renderer())
+    for name, same_as_before in (("vae", True), ("unet", False)):
+        new, old = ((folder / f"{name}.safetensors").read_bytes() for folder in (weights, prebuilt_renderer()))
+        assert (new == old) == same_as_before
+    provenance = json.loads((weights / "provenance.json").read_text())
+    assert provenance["settings"]["mix"]["captions"] == 1
+    assert provenance["started_from"] == json.loads((prebuilt_renderer() / "provenance.json").read_text())
 
 
 # The renderer that ships

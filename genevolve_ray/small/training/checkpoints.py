@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 _HEADER = "state"
+_UNRECORDED = "(unrecorded)"
+"""Stands for a value that a checkpoint does not hold, as one that an earlier version began."""
 
 
 @dataclass
@@ -59,10 +61,10 @@ class SmallCheckpoint:
                     kept[part][rest] = file.get_tensor(name)
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise _damaged(path, error) from error
-        if header["settings"] != json.loads(json.dumps(dict(settings))):
-            raise UserFault(
-                f"{path}: a training with {header['settings']}, not {dict(settings)}; remove it to start anew"
-            )
+        asked = json.loads(json.dumps(dict(settings)))
+        if header["settings"] != asked:
+            found = _differences(header["settings"], asked)
+            raise UserFault(f"{path}: a training with {found}; remove it to start anew")
         moments: dict[int, dict[str, Any]] = {}
         for name, value in kept["optimizer"].items():
             number, _, rest = name.partition("/")
@@ -92,6 +94,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise _damaged(path, error) from error
+
+
+def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Return what a checkpoint holds and what is asked for, where they differ, as `steps=1, not 2`."""
+    names = sorted(name for name in kept.keys() | asked.keys() if kept.get(name) != asked.get(name))
+    sides = [[repr(side[name]) if name in side else _UNRECORDED for side in (kept, asked)] for name in names]
+    return "; ".join(f"{name}={had}, not {wanted}" for name, (had, wanted) in zip(names, sides, strict=True))
 
 
 def _damaged(path: Path, error: Exception) -> UserFault:

@@ -5,13 +5,15 @@ Shape legend: B examples of a batch, C = 4 channels, H x W = 16 x 16 latents, T 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genevolve_ray.small.scene import CAPTION_BAND
+from genevolve_ray.small.training.hashes import array_hash, text_hash
 from genevolve_ray.small.training.loops import TrainingProgress, TrainLoopConfig, train_loop
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class LatentExamples:
     """The prompt of each example, [N]."""
     empty_text: np.ndarray[Any, np.dtype[np.float16]]
     """Hidden states of the empty prompt, [T, D]."""
+    captioned: np.ndarray[Any, np.dtype[np.bool_]]
+    """Whether the picture of each example has a caption, [N]."""
     made_from: str
     """A hash of what all of it was made from, which marks the checkpoints of a training."""
 
@@ -82,17 +86,37 @@ def new_denoiser(seed: int = 0) -> Any:
 
 
 def train_denoiser(
-    examples: LatentExamples, config: TrainLoopConfig, checkpoint: Path, progress: TrainingProgress
+    examples: LatentExamples,
+    config: TrainLoopConfig,
+    checkpoint: Path,
+    progress: TrainingProgress,
+    *,
+    start: Mapping[str, torch.Tensor] | None = None,
+    caption_weight: float = 1.0,
 ) -> Any:
     """Train a denoiser to predict the velocity of noisy latents, and return it with its averaged weights.
 
+    Args:
+        examples: What to learn from.
+        config: The loop's settings.
+        checkpoint: The file to go on from and to write to.
+        progress: Called after every step.
+        start: Weights to begin with, None for random ones. The optimizer begins anew, and so does the rate.
+        caption_weight: Weight of the squared error on the band of a caption, beside 1 everywhere else.
+
     Raises:
-        UserFault: if the checkpoint belongs to other settings or examples.
+        UserFault: if the checkpoint belongs to other settings, examples or weights to begin with.
     """
     import torch
     from diffusers import DDIMScheduler
 
     model: Any = new_denoiser(config.seed)
+    settings: dict[str, Any] = {"examples": examples.made_from}
+    if caption_weight != 1:
+        settings["caption_weight"] = caption_weight
+    if start is not None:
+        model.load_state_dict(start)
+        settings["start"] = text_hash(f"{name} {array_hash(start[name].numpy())}" for name in sorted(start))
     scheduler: Any = DDIMScheduler(**SCHEDULER)  # type: ignore[no-untyped-call]
 
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
@@ -104,9 +128,11 @@ def train_denoiser(
         target_BCHW = scheduler.get_velocity(clean_BCHW, noise_BCHW, times_B)
         read_BCHW = torch.cat([noisy_BCHW, reference_BCHW], dim=1)
         predicted_BCHW = model(read_BCHW, times_B, encoder_hidden_states=text_BTD).sample.float()
-        return torch.nn.functional.mse_loss(predicted_BCHW, target_BCHW)
+        weight_B1HW = caption_weights(examples.captioned[rows.numpy()], caption_weight, clean_BCHW.shape[-2:])
+        loss: torch.Tensor = (weight_B1HW * (predicted_BCHW - target_BCHW).square()).mean() / weight_B1HW.mean()
+        return loss
 
-    train_loop("denoiser", model, loss_of, config, checkpoint, progress, {"examples": examples.made_from})
+    train_loop("denoiser", model, loss_of, config, checkpoint, progress, settings)
     return model
 
 
@@ -122,6 +148,16 @@ def batch_of(
     texts[draws < 2 * _DROPPED] = examples.empty_text
     references[(draws >= _DROPPED) & (draws < 3 * _DROPPED)] = 0
     return examples.pictures[rows], references, torch.from_numpy(texts)
+
+
+def caption_weights(captioned: np.ndarray[Any, np.dtype[np.bool_]], weight: float, size: Sequence[int]) -> torch.Tensor:
+    """Return the weight of the error at each place, [B, 1, H, W]: `weight` where the band of a caption is."""
+    import torch
+
+    height, width = size
+    weights_B1HW = torch.ones(len(captioned), 1, height, width)
+    weights_B1HW[torch.from_numpy(captioned), :, round((1 - CAPTION_BAND) * height) :] = weight
+    return weights_B1HW
 
 
 def embed_prompts(

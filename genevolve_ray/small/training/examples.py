@@ -9,9 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from genevolve_ray.records.base import Record
+from pydantic import Field, model_validator
+
+from genevolve_ray.records.base import Config, Record
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import COLORS, SmallScene, compose
 from genevolve_ray.small.wording import Part, Reference, describe
@@ -21,12 +23,32 @@ if TYPE_CHECKING:
 
 REFERENCES_PER_PROMPT = 3
 """Text is dear to embed, so that a prompt serves more than one example. All but the first have a random reference."""
-_KINDS: Mapping[Reference, float] = {"flag": 0.42, "subject": 0.46, "none": 0.12}
-"""How often the first reference image is the background's flag, the subject's picture, or a white canvas."""
 _OMITTED = 0.05
 """How often a prompt leaves out each of its parts."""
 _PARTS: tuple[Part, ...] = ("name", "count", "background", "caption", "style")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class ExampleMix(Config):
+    """Say how often the examples of the renderer have what."""
+
+    flags: float = Field(default=0.42, ge=0, le=1)
+    """Share of prompts whose first reference image is the flag of the background."""
+    subjects: float = Field(default=0.46, ge=0, le=1)
+    """Share of prompts whose first reference image is the picture of the subject; the rest has a white canvas."""
+    captions: float = Field(default=0.4, ge=0, le=1)
+    """Share of scenes with a caption of two or three random letters."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.flags + self.subjects > 1:
+            raise ValueError(f"flags={self.flags} and subjects={self.subjects}: together they are at most 1")
+        return self
+
+    @property
+    def kinds(self) -> Mapping[Reference, float]:
+        """How often the first reference image is the background's flag, the subject's picture, or a white canvas."""
+        return {"flag": self.flags, "subject": self.subjects, "none": 1 - self.flags - self.subjects}
 
 
 class RendererExample(Record):
@@ -44,9 +66,9 @@ class RendererExample(Record):
 class RendererExamples:
     """Draw examples by their number: the same seed and number give the same example."""
 
-    def __init__(self, library: PictureLibrary, seed: int = 0) -> None:
+    def __init__(self, library: PictureLibrary, seed: int = 0, mix: ExampleMix | None = None) -> None:
         """Use the pictures of a library."""
-        self.library, self.seed = library, seed
+        self.library, self.seed, self.mix = library, seed, mix or ExampleMix()
         self._flags = list(library.flags)
         self._common = [subject.id for subject in library.subjects.values() if subject.common]
         self._rare = [subject.id for subject in library.subjects.values() if not subject.common]
@@ -69,7 +91,7 @@ class RendererExamples:
     def __call__(self, number: int) -> RendererExample:
         """Return the example of a number from 0; the first of a prompt has the reference that the prompt names."""
         rng = random.Random(f"{self.seed}/{self.prompt_number(number)}")
-        kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
+        kind = rng.choices(list(self.mix.kinds), list(self.mix.kinds.values()))[0]
         omitted = [part for part in _PARTS if rng.random() < _OMITTED]
         if kind == "flag":
             subjects = self._common if rng.random() < 0.65 else self._rare
@@ -114,7 +136,8 @@ class RendererExamples:
         return None if scene.flag is None else self.library.flags[scene.flag].id
 
     def _scene(self, rng: random.Random, subjects: list[str], background: str) -> SmallScene:
-        caption = "".join(rng.choice(_LETTERS) for _ in range(rng.choice((2, 2, 3)))) if rng.random() < 0.4 else ""
+        letters = rng.choice((2, 2, 3)) if rng.random() < self.mix.captions else 0
+        caption = "".join(rng.choice(_LETTERS) for _ in range(letters))
         return SmallScene(
             **self._named(rng.choice(subjects)),
             count=rng.choice((1, 1, 2, 3, 4)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from genevolve_ray.small.training.denoiser import (
     new_denoiser,
     train_denoiser,
 )
-from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, RendererExamples
+from genevolve_ray.small.training.examples import REFERENCES_PER_PROMPT, ExampleMix, RendererExamples
 from genevolve_ray.small.training.hashes import array_hash, encoder_hash, text_hash
 from genevolve_ray.small.training.loops import TrainingProgress, TrainLoopConfig
 
@@ -53,12 +53,24 @@ class RendererTraining(Config):
     """The training between pixels and latents."""
     denoiser: TrainLoopConfig = TrainLoopConfig(steps=5000, batch=32, rate=1e-3, warmup=200, average=0.998)
     """The training of the diffusion model."""
+    mix: ExampleMix = ExampleMix()
+    """How often the examples of the diffusion model have what."""
+    caption_weight: float = Field(default=1.0, gt=0)
+    """Weight of the diffusion model's error on the band of a caption, beside 1 everywhere else."""
 
 
 def train_renderer(
-    library: PictureLibrary, embedder: Path, work: Path, config: RendererTraining, progress: TrainingProgress
+    library: PictureLibrary,
+    embedder: Path,
+    work: Path,
+    config: RendererTraining,
+    progress: TrainingProgress,
+    start_from: Path | None = None,
 ) -> Path:
     """Train the autoencoder and the denoiser, and return the folder of their weights.
+
+    With `start_from` the denoiser goes on from the weights of an earlier training, with the examples of `config`, and the
+    autoencoder stays as it is there: the latents of another one would be strange to the denoiser.
 
     Everything is kept in `work`, so that a second call continues where a first one stopped. What is kept is marked by hashes
     of the pictures, prompts and weights that it was made from, and used for no others.
@@ -69,26 +81,41 @@ def train_renderer(
         work: Checkpoints, latents, and `weights/` with `vae.safetensors` and `unet.safetensors` in float16.
         config: Sizes and settings.
         progress: Receives what is being done, how much is done and how much there is.
+        start_from: A folder of weights, such as the one that ships in the package. The record of the new weights holds
+            the record of these.
 
     Raises:
-        UserFault: if `work` holds a training with other settings, pictures or prompts.
+        UserFault: if `work` holds a training with other settings, pictures, prompts or weights to begin with, or if
+            `start_from` holds no weights.
     """
     work.mkdir(parents=True, exist_ok=True)
-    examples = RendererExamples(library, config.seed)
-    references = np.stack([np.asarray(library.reference(id)) for id in examples.reference_ids])
+    examples = RendererExamples(library, config.seed, config.mix)
+    facts: dict[str, Any] = {"settings": config.model_dump(), "pictures": len(examples.reference_ids)}
+    start: Mapping[str, torch.Tensor] | None = None
+    if start_from is None:
+        vae, source = _trained_autoencoder(examples, work, config, progress)
+    else:
+        vae, unet = load_renderer_parts(start_from)
+        start = unet.state_dict()
+        source = text_hash([file_sha256(start_from / "vae.safetensors"), array_hash(_references(examples, False))])
+        facts["started_from"] = json.loads((start_from / PROVENANCE).read_text("utf-8"))
+    latents = _latent_examples(examples, vae, embedder, work, config, source, progress)
+    kept = work / "denoiser.checkpoint.safetensors"
+    unet = train_denoiser(latents, config.denoiser, kept, progress, start=start, caption_weight=config.caption_weight)
+    facts["examples"] = len(latents.pictures)
+    return write_weights({"vae": vae.state_dict(), "unet": unet.state_dict()}, work / "weights", facts)
+
+
+def _trained_autoencoder(
+    examples: RendererExamples, work: Path, config: RendererTraining, progress: TrainingProgress
+) -> tuple[Any, str]:
+    """Return the autoencoder, trained on scenes and all pictures, and a hash of what it was made from."""
+    references = _references(examples, mirror=False)
     scenes = _pixels(examples, range(config.pictures), "scenes", progress)
     checkpoint = work / "autoencoder.checkpoint.safetensors"
     vae = train_autoencoder(np.concatenate([scenes, references]), config.autoencoder, checkpoint, progress)
     # The file, and not the model: the whitening of its latents may differ in the last digit on another machine.
-    source = text_hash([file_sha256(checkpoint), array_hash(scenes), array_hash(references)])
-    latents = _latent_examples(examples, vae, embedder, work, config, source, progress)
-    unet = train_denoiser(latents, config.denoiser, work / "denoiser.checkpoint.safetensors", progress)
-    facts = {
-        "settings": config.model_dump(),
-        "examples": len(latents.pictures),
-        "pictures": len(examples.reference_ids),
-    }
-    return write_weights({"vae": vae.state_dict(), "unet": unet.state_dict()}, work / "weights", facts)
+    return vae, text_hash([file_sha256(checkpoint), array_hash(scenes), array_hash(references)])
 
 
 def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path, facts: Mapping[str, Any]) -> Path:
@@ -187,28 +214,13 @@ def _latent_examples(
     progress: TrainingProgress,
 ) -> LatentExamples:
     """Return the examples as latents and hidden states; `source` is a hash of the autoencoder and of what pictures show."""
-    import torch
-
     number = config.prompts * REFERENCES_PER_PROMPT
     prompts = [examples(first).prompt for first in range(0, number, REFERENCES_PER_PROMPT)]
     written = text_hash([encoder_hash(embedder), str(TEXT_TOKENS), *prompts])
-    texts = work / f"texts-{written[:_SHORT]}.npy"
-    if not texts.is_file():
-        states = embed_prompts(embedder, ["", *prompts], lambda done, total: progress("prompts", done, total))
-        _save_array(states, texts)
-    drawn = text_hash([source, str(config.seed), *prompts, *examples.reference_ids])
-    kept = work / f"latents-{drawn[:_SHORT]}.safetensors"
-    if not kept.is_file():
-        parts = []
-        for start in range(0, number, _ENCODED_AT_ONCE):
-            numbers = range(start, min(start + _ENCODED_AT_ONCE, number))
-            parts.append(encode(vae, _pixels(examples, numbers)).half())
-            progress("latents", numbers.stop, number)
-        plain, mirrored = (encode(vae, _references(examples, mirror)) for mirror in (False, True))
-        white = encode(vae, np.full((1, 64, 64, 3), 255, np.uint8))
-        write_tensors({"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}, kept)
-    tensors = read_tensors(kept)
-    states = np.load(texts, mmap_mode="r")
+    mix = [] if config.mix == ExampleMix() else [config.mix.model_dump_json()]
+    drawn = text_hash([source, str(config.seed), *mix, *prompts, *examples.reference_ids])
+    states = _kept_texts(embedder, prompts, work / f"texts-{written[:_SHORT]}.npy", progress)
+    tensors = _kept_latents(examples, vae, number, work / f"latents-{drawn[:_SHORT]}.safetensors", progress)
     return LatentExamples(
         pictures=tensors["pictures"].float(),
         references=tensors["references"],
@@ -216,8 +228,38 @@ def _latent_examples(
         texts=states,
         text_rows=1 + np.arange(number) // REFERENCES_PER_PROMPT,
         empty_text=states[0],
+        captioned=np.array([bool(examples(n).scene.caption) for n in range(number)]),
         made_from=text_hash([drawn, written]),
     )
+
+
+def _kept_texts(
+    embedder: Path, prompts: Sequence[str], path: Path, progress: TrainingProgress
+) -> np.ndarray[Any, np.dtype[np.float16]]:
+    """Return the hidden states of the empty prompt and of `prompts`, [1 + P, T, D], from the file that keeps them."""
+    if not path.is_file():
+        states = embed_prompts(embedder, ["", *prompts], lambda done, total: progress("prompts", done, total))
+        _save_array(states, path)
+    kept: np.ndarray[Any, np.dtype[np.float16]] = np.load(path, mmap_mode="r")
+    return kept
+
+
+def _kept_latents(
+    examples: RendererExamples, vae: Any, number: int, path: Path, progress: TrainingProgress
+) -> dict[str, torch.Tensor]:
+    """Return the latents of `number` pictures and of all references, from the file that keeps them."""
+    import torch
+
+    if not path.is_file():
+        parts = []
+        for start in range(0, number, _ENCODED_AT_ONCE):
+            numbers = range(start, min(start + _ENCODED_AT_ONCE, number))
+            parts.append(encode(vae, _pixels(examples, numbers)).half())
+            progress("latents", numbers.stop, number)
+        plain, mirrored = (encode(vae, _references(examples, mirror)) for mirror in (False, True))
+        white = encode(vae, np.full((1, 64, 64, 3), 255, np.uint8))
+        write_tensors({"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}, path)
+    return read_tensors(path)
 
 
 def _reference_row(examples: RendererExamples, number: int) -> int:
