@@ -118,7 +118,7 @@ def _cold_start_stages() -> list[SetupStage]:
             "adapter of the cold start, trained here",
             _train_cold_start,
             needs=("base", "rows"),
-            inputs={"recipe": "1", "settings": json.dumps(SETTINGS, sort_keys=True)},
+            inputs={"recipe": "2", "settings": json.dumps(SETTINGS, sort_keys=True)},
             license="Apache-2.0",
         ),
         SetupStage(
@@ -246,12 +246,13 @@ def _write_rows(work: StageWork) -> None:
 
 def _train_cold_start(work: StageWork) -> None:
     from genevolve_ray.data.sft_folder import PROVENANCE_FILE
-    from genevolve_ray.small.training.cold_start import train_cold_start
+    from genevolve_ray.small.training.cold_start import pack_cold_start, train_cold_start
 
-    # The file is written last. The finished training stays in `kept` until the setup has recorded the copy.
+    rows, base = work.root / "rows", work.root / "base"
+    # The file is written last. The finished training stays in `kept` until the setup has recorded what is packed.
     if not (work.kept / PROVENANCE_FILE).is_file():
-        train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
-    shutil.copytree(work.kept, work.out)
+        train_cold_start(rows, base, work.kept, work.progress)
+    pack_cold_start(work.kept, rows, base, work.out)
     write_notices(work.out, "cold_start")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from agent_fakes import CHATML
 from published_helpers import sft_row, write_lines
 from safetensors.torch import load_file
 from tiny_qwen3 import build_model, build_tokenizer
 
 from genevolve_ray.small import weights
+from genevolve_ray.small.parts import file_sha256
 from genevolve_ray.small.stages import MadeStage, SetupStage, StagedSetup
 from genevolve_ray.small.training import cold_start
 
@@ -51,4 +54,8 @@ def test_rows_become_an_adapter_and_the_adapter_a_policy(tmp_path: Path, monkeyp
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "policy"))
     assert before.keys() == after.keys()
     assert any((before[name].bfloat16() != after[name]).any() for name in before if name.endswith("proj.weight"))
-    assert (tmp_path / "cold_start/adapter_model.safetensors").is_file()
+    made, record = tmp_path / "cold_start", json.loads((tmp_path / "cold_start/provenance.json").read_bytes())
+    assert {factor.dtype for factor in load_file(made / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert record["sha256"] == {name: file_sha256(made / name) for name in record["sha256"]}
+    assert record["rows_sha256"] == file_sha256(tmp_path / "rows/train.jsonl")
+    assert {"adapter_config.json", "adapter_model.safetensors", "provenance.json"} <= {p.name for p in made.iterdir()}

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Any] = {
     "lora": {"rank": 4, "alpha": 16.0},  # rank 4 on all linear layers has 1.2 million parameters
     "lr": 1.0e-3,
-    "final_lr_fraction": 0.1,
+    "final_lr_fraction": 0.0,
     "warmup_fraction": 0.06,
     "betas": [0.9, 0.95],
     "weight_decay": 0.0,
     "epochs": 1,
-    "max_rows": 256,
+    "max_rows": 384,
     "global_batch": 4,  # many small steps; their common prompt is computed once a step
     "heldout_fraction": 0.0,
     "token_budget": 2048,
@@ -35,6 +35,8 @@ SETTINGS: dict[str, Any] = {
     "profile": "small",
 }
 """Settings of the fine-tuning by which the adapter that ships was trained, as `genevolve sft --set` takes them."""
+ROWS_FILE = "train.jsonl"
+"""The rows to train on, in the folder of rows."""
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Name of the base that a packed adapter states."""
 
@@ -77,15 +79,15 @@ def train_cold_start(rows: Path, policy: Path, out: Path, progress: Callable[[st
         DataError, OccupiedFolder, UserFault: as `data.sft_training.train_on_rows`.
     """
     config = SftRowsConfig.model_validate(SETTINGS)
-    return train_on_rows([rows / "train.jsonl"], policy, out, config, ReportedSft(progress))
+    return train_on_rows([rows / ROWS_FILE], policy, out, config, ReportedSft(progress))
 
 
 def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
-    """Write the part of a trained adapter that the package ships: its factors in bfloat16, and where they come from.
+    """Write a trained adapter as the package ships it: its factors in bfloat16, and where they come from.
 
     Args:
-        trained: the result of `train_cold_start`, or of `genevolve sft` with these settings.
-        rows: the file of rows that it was trained on.
+        trained: the result of `train_cold_start`.
+        rows: the folder of rows that it was trained on.
         policy: the base, as `small.convert.convert_policy` writes it.
         out: receives the three files.
     """
@@ -107,7 +109,7 @@ def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
         "base": f"{BASE} (Apache-2.0) from its Q4_1 GGUF, not contained",
         "base_sha256": file_sha256(policy / "model.safetensors"),
         "data": "rows of the scripted teacher over facts of the World Factbook (public domain) and names of OpenMoji",
-        "rows_sha256": file_sha256(rows),
+        "rows_sha256": file_sha256(rows / ROWS_FILE),
         "licence": "Apache-2.0",
         "made": datetime.now(UTC).date().isoformat(),
         **{key: record[key] for key in ("settings", "trained_on", "steps", "heldout", "package")},
