@@ -34,7 +34,8 @@ SETTINGS: dict[str, Any] = {
     "checkpoint_every": 8,
     "profile": "small",
 }
-"""Settings of the fine-tuning by which the adapter that ships was trained, as `genevolve sft --set` takes them."""
+"""Settings of the fine-tuning, as `genevolve sft --set` takes them. The adapter that ships was trained in two parts, and its
+record states the settings of each."""
 ROWS_FILE = "train.jsonl"
 """The rows to train on, in the folder of rows."""
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -82,14 +83,15 @@ def train_cold_start(rows: Path, policy: Path, out: Path, progress: Callable[[st
     return train_on_rows([rows / ROWS_FILE], policy, out, config, ReportedSft(progress))
 
 
-def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
+def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path, remark: str = "") -> Path:
     """Write a trained adapter as the package ships it: its factors in bfloat16, and where they come from.
 
     Args:
-        trained: the result of `train_cold_start`.
+        trained: the result of `train_cold_start`, or of `genevolve sft` from another packed adapter (`lora.start`).
         rows: the folder of rows that it was trained on.
         policy: the base, as `small.convert.convert_policy` writes it.
         out: receives the three files.
+        remark: what a reader of the record has to know besides.
     """
     import torch
     from safetensors import safe_open
@@ -102,7 +104,6 @@ def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
     described = json.loads((trained / ADAPTER_CONFIG_FILE).read_text("utf-8")) | {"base_model_name_or_path": BASE}
     described["target_modules"] = sorted(described["target_modules"])  # peft writes a set
     (out / ADAPTER_CONFIG_FILE).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", "utf-8")
-    record = json.loads((trained / PROVENANCE_FILE).read_text("utf-8"))
     provenance = {
         "what": "adapter of the cold start of the policy of the world small",
         "script": "genevolve_ray/small/training/cold_start.py",
@@ -112,9 +113,22 @@ def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
         "rows_sha256": file_sha256(rows / ROWS_FILE),
         "licence": "Apache-2.0",
         "made": datetime.now(UTC).date().isoformat(),
-        **{key: record[key] for key in ("settings", "trained_on", "steps", "heldout", "package")},
-        "loss": [round(loss, 4) for loss in record["loss"]],
+        **_training(json.loads((trained / PROVENANCE_FILE).read_text("utf-8"))),
         "sha256": {name: file_sha256(out / name) for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE)},
-    }
+    } | ({"remark": remark} if remark else {})
     (out / PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")
     return out
+
+
+def _training(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what the record of a packed adapter says of its training: paths of this machine are left out."""
+    settings = record["settings"]
+    kept = {key: record[key] for key in ("steps", "heldout", "package")}
+    kept |= {
+        "loss": [round(loss, 4) for loss in record["loss"]],
+        "trained_on": min(record["trained_on"], record["steps"] * settings["global_batch"]),
+    }
+    if start := settings["lora"]["start"]:
+        settings = settings | {"lora": settings["lora"] | {"start": "started_from"}}
+        kept["started_from"] = json.loads((Path(start) / PROVENANCE).read_text("utf-8"))
+    return kept | {"settings": settings}
