@@ -128,7 +128,7 @@ def _cold_start_stages(trainings: SmallTrainings) -> list[SetupStage]:
             "adapter of the cold start, trained here",
             partial(_train_cold_start, trainings),
             needs=("base", "rows"),
-            inputs={"recipe": "1", "settings": _settings(trainings.cold_start, exclude_defaults=True)},
+            inputs={"recipe": "2", "settings": _settings(trainings.cold_start, exclude_defaults=True)},
             license="Apache-2.0",
             trains=True,
         ),
@@ -278,12 +278,13 @@ def _write_rows(trainings: SmallTrainings, work: StageWork) -> None:
 
 def _train_cold_start(trainings: SmallTrainings, work: StageWork) -> None:
     from genevolve_ray.data.sft_folder import PROVENANCE_FILE
-    from genevolve_ray.small.training.cold_start import train_cold_start
+    from genevolve_ray.small.training.cold_start import pack_cold_start, train_cold_start
 
-    # The file is written last. The finished training stays in `kept` until the setup has recorded the copy.
+    rows, base = work.root / "rows", work.root / "base"
+    # The file is written last. The finished training stays in `kept` until the setup has recorded what is packed.
     if not (work.kept / PROVENANCE_FILE).is_file():
-        train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress, config=trainings.cold_start)
-    shutil.copytree(work.kept, work.out)
+        train_cold_start(rows, base, work.kept, work.progress, config=trainings.cold_start)
+    pack_cold_start(work.kept, rows, base, work.out)
     write_notices(work.out, "cold_start")
 
 

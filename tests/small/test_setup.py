@@ -173,6 +173,7 @@ def test_a_record_without_hashes_is_named(shipped: Path, record: str) -> None:
 
 def test_a_finished_cold_start_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cold_start, "train_cold_start", None)
+    monkeypatch.setattr(cold_start, "pack_cold_start", lambda trained, rows, base, out: shutil.copytree(trained, out))
     place = work(tmp_path, "cold_start")
     place.kept.mkdir()
     for name in ("sft.json", "adapter_model.safetensors"):

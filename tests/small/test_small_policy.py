@@ -15,6 +15,7 @@ from genevolve_ray.small.convert import convert_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+ADAPTER = {"rank": 4, "alpha": 16}
 CONVERSATION = [
     {"role": "system", "content": "Each turn is one tool call or the answer."},
     {"role": "user", "content": "Two cats in front of the flag of Kenya."},
@@ -92,27 +93,42 @@ def test_only_the_end_of_a_turn_may_be_sampled_of_its_control_tokens(banned: tup
     assert banned == (0, 1, *range(3, 17))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_adapter_learns_from_two_rows(smollm: Path, chat: ChatFormat, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "lora", "rate"),
+    [("float32", ADAPTER, 2e-3), ("bfloat16", ADAPTER, 2e-3), ("bfloat16", None, 1e-4)],
+    ids=["adapter float32", "adapter bfloat16", "all weights bfloat16"],
+)
+def test_it_learns_from_two_rows(smollm: Path, chat: ChatFormat, dtype: str, lora: Any, rate: float) -> None:
     from genevolve_ray.learning.build import build_policy
     from genevolve_ray.learning.config import LearnerConfig
     from genevolve_ray.learning.distributed import Ranks, lone_rank
     from genevolve_ray.learning.sft import SftConfig, SftExample, train_sft
 
-    settings = LearnerConfig.model_validate({"dtype": dtype, "lora": {"rank": 4, "alpha": 16}})
+    settings = LearnerConfig.model_validate({"dtype": dtype, "lora": lora})
     ranks = lone_rank("cpu") if settings.shards else Ranks()
     model, _ = build_policy(smollm, settings, ranks)
     tokens, mask = turns_of(chat)
     other = [*tokens[:40], *tokens[60:]], [*mask[:40], *mask[60:]]
     rows = [SftExample(tokens, mask), SftExample(*other)]
-    config = SftConfig.model_validate({"steps": 3, "lr": 2e-3, "warmup_fraction": 0.0, "dtype": dtype})
+    config = SftConfig.model_validate({"steps": 3, "lr": rate, "warmup_fraction": 0.0, "dtype": dtype})
     first, _, last = (step.loss for step in train_sft(model, [rows] * 3, config, ranks=ranks))
     assert last < 0.8 * first
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-4), ("bfloat16", 0.05)])
+@pytest.mark.parametrize(
+    ("dtype", "lora", "rate", "limit"),
+    [("float32", ADAPTER, 1e-3, 1e-4), ("bfloat16", ADAPTER, 1e-3, 0.05), ("bfloat16", None, 1e-5, 0.05)],
+    ids=["adapter float32", "adapter bfloat16", "all weights bfloat16"],
+)
 async def test_vllm_and_the_learner_agree_before_and_after_an_update(
-    smollm: Path, chat: ChatFormat, banned: tuple[int, ...], dtype: str, limit: float, tmp_path: Path
+    smollm: Path,
+    chat: ChatFormat,
+    banned: tuple[int, ...],
+    dtype: str,
+    lora: Any,
+    rate: float,
+    limit: float,
+    tmp_path: Path,
 ) -> None:
     from genevolve_ray.engines.config import VllmConfig
     from genevolve_ray.engines.protocol import Probe, SamplingParams
@@ -121,7 +137,7 @@ async def test_vllm_and_the_learner_agree_before_and_after_an_update(
     from genevolve_ray.learning.config import LearnerConfig
     from genevolve_ray.learning.step import Learner
 
-    settings = {"dtype": dtype, "lr": 1e-3, "temperature": 0.7, "lora": {"rank": 4, "alpha": 16}}
+    settings = {"dtype": dtype, "lr": rate, "temperature": 0.7, "lora": lora}
     learner = Learner(smollm, LearnerConfig.model_validate(settings), banned)
     engine = await VllmEngine.create(
         smollm, dtype=dtype, banned=banned, max_model_len=256, max_num_seqs=4, config=VllmConfig(threads=1)

@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Any] = {
     "lora": {"rank": 4, "alpha": 16.0},  # rank 4 on all linear layers has 1.2 million parameters
     "lr": 1.0e-3,
-    "final_lr_fraction": 0.1,
+    "final_lr_fraction": 0.0,
     "warmup_fraction": 0.06,
     "betas": [0.9, 0.95],
     "weight_decay": 0.0,
     "epochs": 1,
-    "max_rows": 256,
+    "max_rows": 384,
     "global_batch": 4,  # many small steps; their common prompt is computed once a step
     "heldout_fraction": 0.0,
     "token_budget": 2048,
     "checkpoint_every": 8,
     "profile": "small",
 }
-"""Settings of the fine-tuning by which the adapter that ships was trained, as `genevolve sft --set` takes them."""
+"""Settings of the fine-tuning, as `genevolve sft --set` takes them. The adapter that ships was trained in two parts, and its
+record states the settings of each."""
+ROWS_FILE = "train.jsonl"
+"""The rows to train on, in the folder of rows."""
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Name of the base that a packed adapter states."""
 
@@ -85,17 +88,18 @@ def train_cold_start(
         DataError, OccupiedFolder, UserFault: as `data.sft_training.train_on_rows`.
     """
     config = config or SftRowsConfig.model_validate(SETTINGS)
-    return train_on_rows([rows / "train.jsonl"], policy, out, config, ReportedSft(progress))
+    return train_on_rows([rows / ROWS_FILE], policy, out, config, ReportedSft(progress))
 
 
-def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
-    """Write the part of a trained adapter that the package ships: its factors in bfloat16, and where they come from.
+def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path, remark: str = "") -> Path:
+    """Write a trained adapter as the package ships it: its factors in bfloat16, and where they come from.
 
     Args:
-        trained: the result of `train_cold_start`, or of `genevolve sft` with these settings.
-        rows: the file of rows that it was trained on.
+        trained: the result of `train_cold_start`, or of `genevolve sft` from another packed adapter (`lora.start`).
+        rows: the folder of rows that it was trained on.
         policy: the base, as `small.convert.convert_policy` writes it.
         out: receives the three files.
+        remark: what a reader of the record has to know besides.
     """
     import torch
     from safetensors import safe_open
@@ -108,19 +112,31 @@ def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path) -> Path:
     described = json.loads((trained / ADAPTER_CONFIG_FILE).read_text("utf-8")) | {"base_model_name_or_path": BASE}
     described["target_modules"] = sorted(described["target_modules"])  # peft writes a set
     (out / ADAPTER_CONFIG_FILE).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", "utf-8")
-    record = json.loads((trained / PROVENANCE_FILE).read_text("utf-8"))
     provenance = {
         "what": "adapter of the cold start of the policy of the world small",
         "script": "genevolve_ray/small/training/cold_start.py",
         "base": f"{BASE} (Apache-2.0) from its Q4_1 GGUF, not contained",
         "base_sha256": file_sha256(policy / "model.safetensors"),
         "data": "rows of the scripted teacher over facts of the World Factbook (public domain) and names of OpenMoji",
-        "rows_sha256": file_sha256(rows),
+        "rows_sha256": file_sha256(rows / ROWS_FILE),
         "licence": "Apache-2.0",
         "made": datetime.now(UTC).date().isoformat(),
-        **{key: record[key] for key in ("settings", "trained_on", "steps", "heldout", "package")},
-        "loss": [round(loss, 4) for loss in record["loss"]],
+        **_training(json.loads((trained / PROVENANCE_FILE).read_text("utf-8"))),
         "sha256": {name: file_sha256(out / name) for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE)},
-    }
+    } | ({"remark": remark} if remark else {})
     (out / PROVENANCE).write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n", "utf-8")
     return out
+
+
+def _training(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what the record of a packed adapter says of its training: paths of this machine are left out."""
+    settings = record["settings"]
+    kept = {key: record[key] for key in ("steps", "heldout", "package")}
+    kept |= {
+        "loss": [round(loss, 4) for loss in record["loss"]],
+        "trained_on": min(record["trained_on"], record["steps"] * settings["global_batch"]),
+    }
+    if start := settings["lora"]["start"]:
+        settings = settings | {"lora": settings["lora"] | {"start": "started_from"}}
+        kept["started_from"] = json.loads((Path(start) / PROVENANCE).read_text("utf-8"))
+    return kept | {"settings": settings}
