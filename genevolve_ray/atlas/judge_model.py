@@ -59,6 +59,8 @@ _PIECES = (
     *(one + other for one in _HEX for other in _HEX),
 )
 """Fixed phrases of the question and the answer, one token each, and pairs of digits of the marks around the request."""
+_BETWEEN = 3
+"""Tokens between the two pictures: the end of the first, a phrase, the start of the second."""
 _MOST = 9
 """Things and letters beyond this number are not counted."""
 
@@ -80,6 +82,11 @@ class JudgeModelConfig(SeeingRecipe):
     attempts: int = Field(default=3, ge=1, le=len(KINDS_OF_ATTEMPT))
     """Attempts at each of them, of different kinds."""
     worlds: int = Field(default=16, ge=1)
+
+    @property
+    def between(self) -> int | None:
+        """Number of tokens between the two pictures."""
+        return _BETWEEN
 
     @property
     def steps(self) -> int:

@@ -27,6 +27,11 @@ class SeeingRecipe(RecipeConfig):
     tower_width: int = Field(default=64, ge=32)
     tower_layers: int = Field(default=2, ge=1)
 
+    @property
+    def between(self) -> int | None:
+        """Number of tokens between a picture and the one that it is compared with; None: pictures are not compared."""
+        return None
+
     def new_model(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
         """Return a Qwen3-VL of this shape with random weights, the same for the same seed."""
         from genevolve_ray.learning.new_seeing import new_qwen3_vl
@@ -47,6 +52,7 @@ class SeeingRecipe(RecipeConfig):
             seed=seed,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
+            between=self.between,
         )
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
