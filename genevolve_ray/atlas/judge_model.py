@@ -24,9 +24,10 @@ from genevolve_ray.atlas.recipe_training import OnStep, train_recipe
 from genevolve_ray.atlas.seeing_recipe import SeeingRecipe
 from genevolve_ray.atlas.tokenizer import build_tokenizer
 from genevolve_ray.engines.chat import conversation
+from genevolve_ray.engines.protocol import ChatMessage
 from genevolve_ray.judges.kscore import kscore_messages
 from genevolve_ray.judges.local_judge import LocalVlmJudgeConfig
-from genevolve_ray.judges.rubrics import NO_TEXT
+from genevolve_ray.judges.rubrics import NO_TEXT, load_rubric
 from genevolve_ray.judges.seeing import SeeingConfig, shown_pictures
 from genevolve_ray.learning.config import OptimizerName
 from genevolve_ray.models.image_tokens import ImageTokens, load_image_tokens
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 RUBRIC = "Grade image 1 against image 2, the ground truth."
 """The whole system message; the grades are learned, not explained."""
+RUBRIC_NAME = f"{__name__}:RUBRIC"
 _HEX = "0123456789abcdef"
 _PIECES = (
     RUBRIC,
@@ -73,10 +75,10 @@ class JudgeModelConfig(SeeingRecipe):
     heads: int = Field(default=6, ge=1)
     intermediate_size: int = Field(default=512, ge=32)
     image_side: int = Field(default=128, ge=32)
-    tower_width: int = Field(default=192, ge=32)
-    tower_layers: int = Field(default=3, ge=1)
+    tower_width: int = Field(default=128, ge=32)
+    tower_layers: int = Field(default=2, ge=1)
     seed: int = Field(default=17, ge=0)
-    training_steps: int = Field(default=1000, ge=1)
+    training_steps: int = Field(default=260, ge=1)
     requests: int = Field(default=4, ge=1)
     """Requests of one step."""
     attempts: int = Field(default=3, ge=1, le=len(KINDS_OF_ATTEMPT))
@@ -111,7 +113,7 @@ def judge_settings(folder: str | Path, **model: Any) -> LocalVlmJudgeConfig:
     """
     return LocalVlmJudgeConfig(
         model={"model": str(folder), **model},
-        kscore_rubric=f"{__name__}:RUBRIC",
+        kscore_rubric=RUBRIC_NAME,
         formula=ScoreFormula.PAPER,
         sufficiency_check="off",
         max_tokens=64,
@@ -143,31 +145,25 @@ def counts_text(picture: bytes, truth: bytes) -> str:
     return f"{few[0]} things against {few[1]}, {few[2]} letters against {few[3]}"
 
 
-class _Questions:
-    """Turn attempts into what a judge model reads and should say, through the judge's own functions."""
+def question(attempt: Attempt) -> list[ChatMessage]:
+    """Return the conversation in which `LocalVlmJudge` asks about an attempt under `judge_settings`."""
+    seeing, pictures = SeeingConfig(), {"generated": attempt.picture, "ground-truth": attempt.truth}
+    shown = shown_pictures(pictures, seeing.picture_limits, "judge", attempt.request.id)
+    return kscore_messages(load_rubric(RUBRIC_NAME), attempt.request.prompt, *shown, max_chars=seeing.text_chars)
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, images: ImageTokens) -> None:
-        self._tokenizer, self._images, self._seeing = tokenizer, images, SeeingConfig()
 
-    def example(self, attempt: Attempt) -> SftExample:
-        from genevolve_ray.learning.sft import SftExample
-        from genevolve_ray.learning.vision import image_inputs
+def judge_example(attempt: Attempt, tokenizer: PreTrainedTokenizerFast, images: ImageTokens) -> SftExample:
+    """Return an attempt as a judge model reads it, and the answer that it should give."""
+    from genevolve_ray.learning.sft import SftExample
+    from genevolve_ray.learning.vision import image_inputs
 
-        shown = shown_pictures(
-            {"generated": attempt.picture, "ground-truth": attempt.truth},
-            self._seeing.picture_limits,
-            "judge",
-            attempt.request.id,
-        )
-        messages = kscore_messages(RUBRIC, attempt.request.prompt, *shown, max_chars=self._seeing.text_chars)
-        turns, pictures = conversation(messages)
-        asked = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        told = f"{answer_text(attempt)}{self._tokenizer.eos_token}"
-        question, answer = (self._tokenizer.encode(text, add_special_tokens=False) for text in (str(asked), told))
-        grids = [self._images.grid(picture.width, picture.height) for picture in pictures]
-        tokens, _ = self._images.expand(question, grids)
-        mask = [False] * len(tokens) + [True] * len(answer)
-        return SftExample(tokens + answer, mask, image_inputs(pictures, self._images.processor))
+    turns, pictures = conversation(question(attempt))
+    asked = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    told = f"{answer_text(attempt)}{tokenizer.eos_token}"
+    before, answer = (tokenizer.encode(text, add_special_tokens=False) for text in (asked, told))
+    tokens, _ = images.expand(before, [images.grid(picture.width, picture.height) for picture in pictures])
+    mask = [False] * len(tokens) + [True] * len(answer)
+    return SftExample(tokens + answer, mask, image_inputs(pictures, images.processor))
 
 
 def train_judge_model(
@@ -195,10 +191,10 @@ def judge_batches(
     config: JudgeModelConfig, tokenizer: PreTrainedTokenizerFast, images: ImageTokens, done: int = 0
 ) -> Iterator[list[SftExample]]:
     """Yield the examples of every step after the first `done`."""
-    maker, questions = AttemptMaker(Partition.TRAIN, worlds=config.worlds), _Questions(tokenizer, images)
+    maker = AttemptMaker(Partition.TRAIN, worlds=config.worlds)
     for step in range(done, config.steps):
         attempts = asyncio.run(drawn_attempts(config, maker, step))
-        yield [questions.example(attempt) for attempt in attempts]
+        yield [judge_example(attempt, tokenizer, images) for attempt in attempts]
 
 
 async def drawn_attempts(config: JudgeModelConfig, maker: AttemptMaker, step: int) -> list[Attempt]:

@@ -20,10 +20,11 @@ _TOWER_HEAD_DIM = 32
 _TEXT_SPREAD, _PICTURE_SPREAD = 0.1, 0.3
 """Standard deviation of the first features of texts and of pictures in a model that compares pictures."""
 _DRAWN = 1024
+"""Random patches by which the spread of a projector is measured."""
 _HEIGHT, _WIDTH = 1, 2
 """The fastest frequencies of the rotation that turn with height and with width; the one before turns with time."""
 _STRENGTHS = {0: 0.45, _HEIGHT: 0.6, _WIDTH: 0.67}
-""" """
+"""Shares of the frequencies in queries and keys of heads that compare. Width turns slowest and needs most."""
 
 
 def new_qwen3_vl(
