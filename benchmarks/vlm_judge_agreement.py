@@ -31,7 +31,6 @@ from genevolve_ray.atlas.judge import AtlasJudge
 from genevolve_ray.atlas.judge_attempts import TEACHER, Attempt, AttemptMaker, plain_picture
 from genevolve_ray.atlas.judge_model import grade, judge_settings
 from genevolve_ray.atlas.lexicon import Partition
-from genevolve_ray.engines.vllm_settings import vllm_environment
 from genevolve_ray.judges.local_judge import LocalVlmJudge
 from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.verdict import WEIGHTS, ScoreFormula, Verdict, kscore
@@ -214,11 +213,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file of the report")
     parsed = parser.parse_args()
     prepare_process(1)
-    vllm_environment()
     table = asyncio.run(work(parsed.model, parsed.requests))
     tell(table)
     if parsed.out:
-        parsed.out.write_text(json.dumps(table, indent=1, default=lambda one: one.model_dump()) + "\n", encoding="utf-8")
+        parsed.out.write_text(
+            json.dumps(table, indent=1, default=lambda one: one.model_dump()) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from genevolve_ray.atlas.judge_attempts import KINDS_OF_ATTEMPT, Attempt, AttemptMaker
 from genevolve_ray.atlas.lexicon import Partition
-from genevolve_ray.atlas.pixels import letters, look_at, load, view
+from genevolve_ray.atlas.pixels import letters, load, look_at, view
 from genevolve_ray.atlas.recipe_training import OnStep, train_recipe
 from genevolve_ray.atlas.seeing_recipe import SeeingRecipe
 from genevolve_ray.atlas.tokenizer import build_tokenizer
@@ -32,10 +32,10 @@ from genevolve_ray.judges.seeing import SeeingConfig, shown_pictures
 from genevolve_ray.learning.config import OptimizerName
 from genevolve_ray.models.image_tokens import ImageTokens, load_image_tokens
 from genevolve_ray.records.seeds import derive_seed
-from genevolve_ray.records.verdict import WEIGHTS, ImageScores, ScoreFormula
+from genevolve_ray.records.verdict import WEIGHTS, ScoreFormula
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from genevolve_ray.learning.sft import SftExample
 

@@ -118,7 +118,10 @@ def _demo_folder(preset: str) -> Path:
 @app.command()
 def sft(
     source: Annotated[
-        str, typer.Argument(help="atlas, atlas-sight, atlas-base or atlas-judge, a file of rows, or hf://datasets/ORG/NAME/FILE.")
+        str,
+        typer.Argument(
+            help="atlas, atlas-sight, atlas-base or atlas-judge, a file of rows, or hf://datasets/ORG/NAME/FILE."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,

@@ -73,7 +73,9 @@ def test_an_answer_is_read_back_as_the_verdict_on_the_scale_of_the_judge() -> No
             name: grade(value) for name, value in attempt.verdict.image.model_dump().items()
         }
         assert not read.flags and "things against" in read.rationale
-        assert list(json.loads(answer_text(attempt))) == list(KSCORE_SCHEMA["properties"]), "vLLM allows this order alone"
+        assert list(json.loads(answer_text(attempt))) == list(KSCORE_SCHEMA["properties"]), (
+            "vLLM allows this order alone"
+        )
 
 
 @pytest.mark.parametrize(("score", "expected"), [(0.0, 0), (0.2, 0), (0.3, 0.5), (0.9, 1), (1.0, 1), (None, None)])

@@ -23,7 +23,9 @@ KINDS: dict[str, tuple[Any, RecipeConfig]] = {
     "atlas-sight": (train_sight_start, SightStartConfig(**SIZES, curriculum=LESSONS, tower_width=32)),
     "atlas-judge": (
         train_judge_model,
-        JudgeModelConfig(**SIZES | {"heads": 2}, tower_width=32, tower_layers=1, training_steps=5, requests=1, attempts=2, worlds=1),
+        JudgeModelConfig(
+            **SIZES | {"heads": 2}, tower_width=32, tower_layers=1, training_steps=5, requests=1, attempts=2, worlds=1
+        ),
     ),
     "atlas-base": (train_base_model, BaseModelConfig(**SIZES, exercise_steps=5, batch_size=2)),
 }
@@ -41,7 +43,9 @@ def stopping(after: int) -> Any:
     return stop
 
 
-@pytest.mark.parametrize(("kind", "stops"), [("atlas", (2, 5)), ("atlas-sight", (5,)), ("atlas-judge", (3,)), ("atlas-base", (3, 5))])
+@pytest.mark.parametrize(
+    ("kind", "stops"), [("atlas", (2, 5)), ("atlas-sight", (5,)), ("atlas-judge", (3,)), ("atlas-base", (3, 5))]
+)
 def test_a_cold_start_that_ended_early_goes_on_to_the_same_weights(
     kind: str, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
