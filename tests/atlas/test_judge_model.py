@@ -171,13 +171,13 @@ def test_heads_of_a_new_model_look_at_the_same_place_of_the_other_picture(image_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-async def test_a_model_of_a_few_steps_judges_on_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some steps the form is learned, and every verdict is one of the scale: the grades need a whole training."""
+@pytest.mark.timeout(900)
+async def test_a_model_of_some_steps_judges_on_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form is learned early, and vLLM holds the answers to it; that grades agree takes a whole training."""
     losses: list[float] = []
-    recipe = SMALL.changed(steps=12)
+    recipe = SMALL.changed(steps=60)
     await asyncio.to_thread(train_judge_model, recipe, tmp_path / "judge", lambda _, step: losses.append(step.loss))
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] / 2
     for name, value in vllm_environment().items():
         monkeypatch.setenv(name, value)  # Ends with the test.
     settings = {"device": "cpu", "dtype": "float32", "kv_cache_mib": 64, "max_concurrent": 8}
@@ -185,7 +185,10 @@ async def test_a_model_of_a_few_steps_judges_on_vllm(tmp_path: Path, monkeypatch
     try:
         found = await asyncio.to_thread(attempts, Partition.TEST, 1)
         asked = [judge.judge(one.request, one.picture, one.truth, one.program, one.references) for one in found]
-        verdicts = await asyncio.gather(*asked, return_exceptions=True)
+        verdicts = await asyncio.gather(*asked)
     finally:
         await judge.aclose()
-    print(verdicts)
+    for verdict in verdicts:
+        assert {0.0, 0.5, 1.0, None} >= set(verdict.image.model_dump().values())
+        assert verdict.flags == (UNEXAMINED,) and "things against" in verdict.rationale
+        assert verdict.judge == judge.identity
