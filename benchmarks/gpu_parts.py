@@ -181,19 +181,16 @@ def used_memory(size: Size) -> int:
 
 def seeing_model(folder: Path, size: Size) -> Callable[[int], Prompt]:
     """Write a random model that sees, and return what makes a prompt of new pictures."""
-    from genevolve_ray.atlas.sight_start import SightStartConfig, new_model
+    from genevolve_ray.atlas.sight_start import SightStartConfig
     from genevolve_ray.atlas.tokenizer import build_tokenizer
-    from genevolve_ray.learning.new_seeing import write_processors
-    from genevolve_ray.learning.policy import save_policy
 
     wide: dict[str, Any] = {}
     if size.device != "cpu":
         wide = {"hidden_size": 1024, "layers": 16, "heads": 16, "head_dim": 64, "intermediate_size": 3072}
         wide |= {"tower_width": 512, "tower_layers": 12}
     config, tokenizer = SightStartConfig(image_side=size.side, **wide), build_tokenizer(sight=True)
-    model = new_model(config, tokenizer)
-    save_policy(model, tokenizer, folder)
-    write_processors(folder, image_side=config.image_side, patch_size=config.patch_size)
+    model = config.new_model(tokenizer, config.curriculum.seed)
+    config.save(model, tokenizer, folder)
     return lambda seed: _shown(model.config, folder, size.side, seed)
 
 

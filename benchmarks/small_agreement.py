@@ -190,7 +190,7 @@ async def work(model: str, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
         entities = [one.entity for one in asked]
         found = correlations(scores_M_P, entities)
         say(
-            f"{kind}, {name}: over all pictures {_told(found.over)}, within requests {_told(found.within)}; "
+            f"{kind}, {name}: over all pictures {told(found.over)}, within requests {told(found.within)}; "
             f"{len(set(entities))} entities, {found.left_out} of {len(asked)} requests left out, ties {found.ties:.0%}"
         )
         row = table.setdefault(kind, {"requests": len(asked), "entities": len(set(entities)), "ties": found.ties})
@@ -206,7 +206,8 @@ async def work(model: str, cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     return table
 
 
-def _told(interval: Interval | None) -> str:
+def told(interval: Interval | None) -> str:
+    """Return an interval as a line of the report shows it."""
     return "none" if interval is None else f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 

@@ -18,9 +18,10 @@ from pydantic import Field
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.atlas.coldstart import ColdStartConfig, Curriculum, CurriculumConfig
 from genevolve_ray.atlas.recipe_training import OnStep, train_recipe
+from genevolve_ray.atlas.seeing_recipe import SeeingRecipe
 from genevolve_ray.atlas.sight_exercises import SightExercise, practise, see
 from genevolve_ray.atlas.teacher import TeacherConfig
-from genevolve_ray.atlas.tokenizer import VISION, build_tokenizer
+from genevolve_ray.atlas.tokenizer import build_tokenizer
 from genevolve_ray.atlas.world import picture_of_look
 from genevolve_ray.learning.config import OptimizerName
 from genevolve_ray.models.image_processor import load_image_processor
@@ -30,25 +31,17 @@ from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from genevolve_ray.learning.batch import PictureInput
     from genevolve_ray.learning.sft import SftExample
 
 PROFILE = "atlas-sight"
-_CONTROL = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
-"""Names in the model's configuration of the tokens `VISION`."""
 
 
-class SightStartConfig(ColdStartConfig):
+class SightStartConfig(SeeingRecipe, ColdStartConfig):
     """Configure the whole recipe of the cold start with sight. The defaults made the shipped checkpoint."""
 
-    image_side: int = Field(default=64, ge=32)
-    """Pixels of the side to which a picture is scaled."""
-    patch_size: int = Field(default=16, ge=4)
-    """Pixels of the side of a patch; two by two patches are one image token."""
-    tower_width: int = Field(default=64, ge=32)
-    tower_layers: int = Field(default=2, ge=1)
     seeing_fraction: float = Field(default=0.4, ge=0, le=1)
     """Share of the steps of exercises, from the first, in which half of the exercises are names of pictures and the
     others show none: to see and to copy are learned apart."""
@@ -94,33 +87,6 @@ class _Pictures:
         return SftExample(tokens, mask, ImageInputs(tuple(map(self._read, shas))) if shas else None)
 
 
-def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    """Return the id of a control token."""
-    return int(tokenizer.get_vocab()[token])
-
-
-def new_model(config: SightStartConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return the model of a recipe with random weights."""
-    from genevolve_ray.learning.new_seeing import new_qwen3_vl
-
-    return new_qwen3_vl(
-        vocabulary=len(tokenizer),
-        hidden_size=config.hidden_size,
-        layers=config.layers,
-        heads=config.heads,
-        head_dim=config.head_dim,
-        intermediate_size=config.intermediate_size,
-        image_side=config.image_side,
-        patch_size=config.patch_size,
-        tower_width=config.tower_width,
-        tower_layers=config.tower_layers,
-        control={name: _token_id(tokenizer, token) for name, token in zip(_CONTROL, VISION, strict=True)},
-        seed=config.curriculum.seed,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-
-
 def train_sight_start(
     config: SightStartConfig, folder: Path, on_step: OnStep | None = None, *, overwrite: bool = False
 ) -> None:
@@ -128,23 +94,16 @@ def train_sight_start(
 
     It resumes where the folder holds the same training unfinished. Raises as `train_recipe`.
     """
-    from genevolve_ray.learning.new_seeing import write_processors
-    from genevolve_ray.learning.policy import save_policy
     from genevolve_ray.learning.sft import SftConfig
 
     tokenizer = build_tokenizer(sight=True)
-    model, sizes = new_model(config, tokenizer), {"image_side": config.image_side, "patch_size": config.patch_size}
-
-    def save(target: Path) -> None:
-        save_policy(model, tokenizer, target)
-        write_processors(target, **sizes)
-
+    model = config.new_model(tokenizer, config.curriculum.seed)
     with tempfile.TemporaryDirectory(prefix="genevolve-sight-") as beginning:
-        model.config.save_pretrained(beginning)
-        write_processors(beginning, **sizes)
+        config.write_shape(model, beginning)
         # Muon needs half of AdamW's steps here.
         settings = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02, optimizer=OptimizerName.MUON)
         batches = partial(_batches, config, tokenizer, Path(beginning))
+        save = partial(config.save, model, tokenizer)
         train_recipe(config, model, settings, batches, save, folder, on_step, overwrite=overwrite)
 
 

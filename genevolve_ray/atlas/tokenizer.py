@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.profile import PROFILES, system_prompt
@@ -103,11 +104,11 @@ WORDS = (
 ).split()
 
 
-def build_tokenizer(*, sight: bool = False, styled: bool = False) -> PreTrainedTokenizerFast:
+def build_tokenizer(*, sight: bool = False, styled: bool = False, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Build the tokenizer: a unigram model in which every piece costs the same, so the fewest pieces win.
 
     With `sight` it has the tokens of a model with vision and the words of such a world besides, `styled` the words of
-    wordings.
+    wordings. `more` are further pieces.
 
     A word exists with and without its leading space. A proper name is a prefix and a suffix, so held-out names consist
     of known pieces. Any other text falls back to its UTF-8 bytes, so encoding and then decoding returns the text.
@@ -115,7 +116,7 @@ def build_tokenizer(*, sight: bool = False, styled: bool = False) -> PreTrainedT
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    pieces = _pieces(sight, styled)
+    pieces = list(dict.fromkeys([*_pieces(sight, styled), *more]))
     control = (*CONTROL, *(VISION if sight else ()))
     # Bytes come last and cost more than any run of whole pieces, so they are used only where no piece fits.
     vocabulary = [(token, 0.0) for token in (*control, *TAGS)]

@@ -121,7 +121,8 @@ def sft(
     source: Annotated[
         str,
         typer.Argument(
-            help="atlas, atlas-sight, atlas-long or atlas-base, a file of rows, or hf://datasets/ORG/NAME/FILE."
+            help="atlas, atlas-sight, atlas-long, atlas-base or atlas-judge, a file of rows, or "
+            "hf://datasets/ORG/NAME/FILE."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
@@ -139,6 +140,7 @@ def sft(
     """Run supervised fine-tuning: the cold start of a preset from scratch, or a model folder on published SFT rows.
 
     `atlas-base` is a small model from scratch that has read no trajectory: the start of a training on rows of the atlas.
+    `atlas-judge` is a small vision-language model from scratch that learns the verdicts of the atlas judge.
 
     An interrupted training resumes when the same command is given again.
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from genevolve_ray.atlas.base_model import BaseModelConfig, train_base_model
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
+from genevolve_ray.atlas.judge_model import JudgeModelConfig, train_judge_model
 from genevolve_ray.atlas.long_start import LongStartConfig, train_long_start
 from genevolve_ray.atlas.recipe_training import OnStep, RecipeConfig
 from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
@@ -55,6 +56,7 @@ _RECIPES: dict[str, tuple[type[RecipeConfig], Trained]] = {
     "atlas": (ColdStartConfig, train_cold_start),
     "atlas-sight": (SightStartConfig, train_sight_start),
     "atlas-long": (LongStartConfig, train_long_start),
+    "atlas-judge": (JudgeModelConfig, train_judge_model),
 }
 
 

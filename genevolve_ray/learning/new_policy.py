@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
@@ -65,16 +66,32 @@ def look_back(model: PreTrainedModel) -> None:
     untyped: Any = model
     untyped.get_input_embeddings().weight[:, 0] = _CONSTANT * config.initializer_range
     attention = untyped.get_decoder().layers[0].self_attn
-    half = config.head_dim // 2
-    angles_F = config.rope_parameters["rope_theta"] ** -(torch.arange(_FAST) / half)
     for norm in (attention.q_norm, attention.k_norm):
         norm.weight.fill_(_SHARP)
     for head in range(min(_PLACES, config.num_attention_heads)):
-        rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
-        query_D, key_D = torch.zeros(2, config.head_dim)
-        query_D[:_FAST] = 1
-        turn_F = (head + 1) * angles_F
-        key_D[:_FAST], key_D[half : half + _FAST] = turn_F.cos(), turn_F.sin()
-        for projection, constant_D in ((attention.q_proj, query_D), (attention.k_proj, key_D)):
-            projection.weight[rows] *= _FAINT
-            projection.weight[rows, 0] = constant_D
+        aim_head(model, head, head + 1, dict.fromkeys(range(_FAST), 1.0))
+
+
+@torch.no_grad()
+def aim_head(model: PreTrainedModel, head: int, distance: int, strengths: Mapping[int, float]) -> None:
+    """Let a head of the first decoder layer attend to what stands a number of places before.
+
+    Args:
+        model: the model, whose embeddings have a constant first feature.
+        head: number of the head.
+        distance: places.
+        strengths: by the number of a frequency of the rotation, from the fastest, its share in queries and keys.
+    """
+    config: Any = model.config.get_text_config()
+    attention = cast(Any, model).get_decoder().layers[0].self_attn
+    half = config.head_dim // 2
+    angles_F = config.rope_parameters["rope_theta"] ** -(torch.arange(half) / half)
+    rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
+    query_D, key_D = torch.zeros(2, config.head_dim)
+    for frequency, strength in strengths.items():
+        turn = distance * angles_F[frequency]
+        query_D[frequency] = strength
+        key_D[frequency], key_D[half + frequency] = strength * turn.cos(), strength * turn.sin()
+    for projection, constant_D in ((attention.q_proj, query_D), (attention.k_proj, key_D)):
+        projection.weight[rows] *= _FAINT
+        projection.weight[rows, 0] = constant_D

@@ -10,13 +10,21 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from genevolve_ray.learning.new_policy import look_back
+from genevolve_ray.learning.new_policy import aim_head, look_back
 
 MERGE_SIZE = 2
 """Patches along each side of the square that becomes one image token."""
 _TOWER_SPREAD = 0.1
 """Standard deviation of the tower's first weights. With 0.02, a small tower takes many times as long to tell patterns."""
 _TOWER_HEAD_DIM = 32
+_TEXT_SPREAD, _PICTURE_SPREAD = 0.1, 0.3
+"""Standard deviation of the first features of texts and of pictures in a model that compares pictures."""
+_DRAWN = 1024
+"""Random patches by which the spread of a projector is measured."""
+_HEIGHT, _WIDTH = 1, 2
+"""The fastest frequencies of the rotation that turn with height and with width; the one before turns with time."""
+_STRENGTHS = {0: 0.45, _HEIGHT: 0.6, _WIDTH: 0.67}
+"""Shares of the frequencies in queries and keys of heads that compare. Width turns slowest and needs most."""
 
 
 def new_qwen3_vl(
@@ -35,6 +43,7 @@ def new_qwen3_vl(
     seed: int,
     pad_token_id: int | None = None,
     eos_token_id: int | None = None,
+    between: int | None = None,
 ) -> PreTrainedModel:
     """Return a randomly initialized Qwen3-VL with tied embeddings, the same for the same seed.
 
@@ -56,6 +65,7 @@ def new_qwen3_vl(
         seed: seed of the weights.
         pad_token_id: id that pads.
         eos_token_id: id that ends a turn.
+        between: number of tokens between a picture and the next one, where the model compares them (`compare_places`).
     """
     third = head_dim // 6
     text = {
@@ -95,7 +105,44 @@ def new_qwen3_vl(
     shape = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
     model = Qwen3VLForConditionalGeneration(shape)
     look_back(model)
+    if between is not None:
+        compare_places(model, image_side // patch_size // MERGE_SIZE + between)
     return model
+
+
+@torch.no_grad()
+def compare_places(model: PreTrainedModel, distance: int) -> None:
+    """Let the last half of the first layer's heads subtract from each place of a picture the same place of the one before.
+
+    A random model of this size would need most of its training to find which places to compare. Place is time, height and
+    width here, and all three grow by `distance` from one picture to the next. As in `look_back`, attention needs a
+    constant first feature, which the projector gives to image tokens. Texts and pictures begin with features of one size:
+    otherwise what a head adds to one of them would drown.
+    """
+    config: Any = model.config.get_text_config()
+    untyped: Any = model
+    tower, layer = untyped.model.visual, untyped.get_decoder().layers[0]
+    untyped.get_input_embeddings().weight *= _TEXT_SPREAD / config.initializer_range
+    for merger in (tower.merger, *tower.deepstack_merger_list):
+        made = merger(torch.randn(_DRAWN, tower.config.hidden_size))
+        merger.linear_fc2.weight *= _PICTURE_SPREAD / made.std()
+    merger = tower.merger
+    merger.linear_fc2.weight[0] = 0.0
+    merger.linear_fc2.bias[0] = 2.0 * _PICTURE_SPREAD
+    half = config.head_dim // 2
+    for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+        for frequency in (_HEIGHT, _WIDTH):
+            norm.weight[[frequency, half + frequency]] *= 2
+    heads = range(config.num_attention_heads // 2, config.num_attention_heads)
+    features_G_D = torch.linalg.qr(torch.randn(config.hidden_size - 1, len(heads) * config.head_dim))[0].T
+    for number, head in enumerate(heads):
+        aim_head(model, head, distance, _STRENGTHS)
+        rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        own_D = features_G_D[number * config.head_dim : (number + 1) * config.head_dim]
+        layer.self_attn.v_proj.weight[rows, 1:] = own_D
+        layer.self_attn.v_proj.weight[rows, 0] = 0.0
+        layer.self_attn.o_proj.weight[1:, rows] = -_PICTURE_SPREAD * own_D.T
+        layer.self_attn.o_proj.weight[0, rows] = 0.0
 
 
 def write_processors(folder: str | Path, *, image_side: int, patch_size: int) -> None:

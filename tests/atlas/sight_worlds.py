@@ -14,12 +14,11 @@ from genevolve_ray.atlas.coldstart import play
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
-from genevolve_ray.atlas.sight_start import PROFILE, SightStartConfig, new_model
+from genevolve_ray.atlas.sight_start import PROFILE, SightStartConfig
 from genevolve_ray.atlas.sources import world_tools
 from genevolve_ray.atlas.teacher import Decisions, ideal
 from genevolve_ray.atlas.tokenizer import build_tokenizer
 from genevolve_ray.atlas.world import World, build_world
-from genevolve_ray.learning.new_seeing import write_processors
 from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
@@ -45,8 +44,7 @@ def seen_tools() -> dict[str, Tool]:
 def seeing_chat() -> ChatFormat:
     recipe, tokenizer = SightStartConfig(), build_tokenizer(sight=True)
     folder = Path(tempfile.mkdtemp())
-    new_model(recipe, tokenizer).config.save_pretrained(folder)
-    write_processors(folder, image_side=recipe.image_side, patch_size=recipe.patch_size)
+    recipe.write_shape(recipe.new_model(tokenizer, recipe.curriculum.seed), folder)
     return ChatFormat(tokenizer, image_tokens=load_image_tokens(folder))
 
 

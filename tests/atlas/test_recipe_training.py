@@ -11,6 +11,7 @@ import pytest
 from genevolve_ray.atlas import recipe_training
 from genevolve_ray.atlas.base_model import BaseModelConfig, train_base_model
 from genevolve_ray.atlas.coldstart import ColdStartConfig, CurriculumConfig, train_cold_start
+from genevolve_ray.atlas.judge_model import JudgeModelConfig, train_judge_model
 from genevolve_ray.atlas.long_start import LongStartConfig, train_long_start
 from genevolve_ray.atlas.recipe_training import RecipeConfig
 from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
@@ -22,6 +23,12 @@ KINDS: dict[str, tuple[Any, RecipeConfig]] = {
     "atlas": (train_cold_start, ColdStartConfig(**SIZES, curriculum=LESSONS)),
     "atlas-sight": (train_sight_start, SightStartConfig(**SIZES, curriculum=LESSONS, tower_width=32)),
     "atlas-long": (train_long_start, LongStartConfig(**SIZES, curriculum=LESSONS)),
+    "atlas-judge": (
+        train_judge_model,
+        JudgeModelConfig(
+            **SIZES | {"heads": 2}, tower_width=32, tower_layers=1, training_steps=5, requests=1, attempts=2, worlds=1
+        ),
+    ),
     "atlas-base": (train_base_model, BaseModelConfig(**SIZES, exercise_steps=5, batch_size=2)),
 }
 
@@ -39,7 +46,8 @@ def stopping(after: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stops"), [("atlas", (2, 5)), ("atlas-sight", (5,)), ("atlas-long", (5,)), ("atlas-base", (3, 5))]
+    ("kind", "stops"),
+    [("atlas", (2, 5)), ("atlas-sight", (5,)), ("atlas-long", (5,)), ("atlas-base", (3, 5)), ("atlas-judge", (5,))],
 )
 def test_a_cold_start_that_ended_early_goes_on_to_the_same_weights(
     kind: str, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
