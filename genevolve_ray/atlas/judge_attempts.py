@@ -106,10 +106,11 @@ class AttemptMaker:
     async def _attempt(self, seed: int, number: int, request: Request, kind: str) -> Attempt:
         rng = np.random.default_rng(derive_seed(seed, "attempt", self._partition.value, number, kind))
         program, references = await self._program(seed, number, request, kind, rng)
-        files = [self._images.get(hit.image) for hit in references]
-        picture = self._renderer.draw(program.gen_prompt, files, int(rng.integers(1 << 31)))
         if kind == BLANK:
             picture = plain_picture((255, 255, 255))
+        else:
+            files = [self._images.get(hit.image) for hit in references]
+            picture = self._renderer.draw(program.gen_prompt, files, int(rng.integers(1 << 31)))
         assert request.truth_image is not None
         truth = self._images.get(request.truth_image)
         verdict = await self._judge.judge(request, picture, truth, program, references)

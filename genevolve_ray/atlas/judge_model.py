@@ -78,10 +78,10 @@ class JudgeModelConfig(SeeingRecipe):
     tower_width: int = Field(default=128, ge=32)
     tower_layers: int = Field(default=2, ge=1)
     seed: int = Field(default=17, ge=0)
-    training_steps: int = Field(default=260, ge=1)
-    requests: int = Field(default=4, ge=1)
+    training_steps: int = Field(default=480, ge=1)
+    requests: int = Field(default=6, ge=1)
     """Requests of one step."""
-    attempts: int = Field(default=3, ge=1, le=len(KINDS_OF_ATTEMPT))
+    attempts: int = Field(default=4, ge=1, le=len(KINDS_OF_ATTEMPT))
     """Attempts at each of them, of different kinds."""
     worlds: int = Field(default=16, ge=1)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from genevolve_ray.learning.new_policy import aim_head, look_back
@@ -134,7 +135,7 @@ def compare_places(model: PreTrainedModel, distance: int) -> None:
         for frequency in (_HEIGHT, _WIDTH):
             norm.weight[[frequency, half + frequency]] *= 2
     heads = range(config.num_attention_heads // 2, config.num_attention_heads)
-    features_G_D = torch.linalg.qr(torch.randn(config.hidden_size - 1, len(heads) * config.head_dim))[0].T
+    features_G_D = nn.init.orthogonal_(torch.empty(len(heads) * config.head_dim, config.hidden_size - 1))
     for number, head in enumerate(heads):
         aim_head(model, head, distance, _STRENGTHS)
         rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
