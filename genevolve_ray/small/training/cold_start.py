@@ -22,20 +22,19 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Any] = {
     "lora": {"rank": 4, "alpha": 16.0},  # rank 4 on all linear layers has 1.2 million parameters
     "lr": 1.0e-3,
-    "final_lr_fraction": 0.0,
+    "final_lr_fraction": 0.1,
     "warmup_fraction": 0.06,
     "betas": [0.9, 0.95],
     "weight_decay": 0.0,
     "epochs": 1,
-    "max_rows": 384,
+    "max_rows": 256,
     "global_batch": 4,  # many small steps; their common prompt is computed once a step
     "heldout_fraction": 0.0,
     "token_budget": 2048,
     "checkpoint_every": 8,
     "profile": "small",
 }
-"""Settings of the fine-tuning, as `genevolve sft --set` takes them. The adapter that ships was trained in two parts, and its
-record states the settings of each."""
+"""Settings of the fine-tuning by which the adapter that ships was trained, as `genevolve sft --set` takes them."""
 ROWS_FILE = "train.jsonl"
 """The rows to train on, in the folder of rows."""
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
