@@ -51,7 +51,10 @@ def main(run: str, out: str = "") -> None:
                 sheet.paste(whole, (left, y + TEXT))
             draw.text((left, y + TEXT - 15), label, fill=GREY, font=small)
     path = Path(out) if out else HERE / "evolved.png"
-    sheet.save(path, **({"lossless": True} if path.suffix == ".webp" else {"optimize": True}))
+    if path.suffix == ".webp":
+        sheet.save(path, lossless=True)
+    else:
+        sheet.save(path, optimize=True)
 
 
 def _label(when: str, trajectory: Trajectory) -> str:

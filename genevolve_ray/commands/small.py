@@ -233,15 +233,16 @@ def print_parts(out: Path = PRESET_FOLDER) -> None:
 
 def _print_stages(console: Console, staged: StagedSetup) -> None:
     table = Table("stage", "what", "license", "the next setup", title=f"setup of small in {staged.root}")
-    for stage in staged.stages.values():
-        why = "checks it" if stage.always else staged.outdated(stage)
-        asks = "asks, then makes it" if staged.repeated(stage) else "makes it"
-        table.add_row(
-            stage.name,
-            escape(stage.title),
-            stage.license,
-            escape(why if stage.always else f"{asks}: {why}" if why else "keeps it"),
-        )
+    stages = list(staged.stages.values())
+    settled = staged.settled(stages)
+    for stage in stages:
+        if stage.always:
+            does = "checks it"
+        elif why := staged.outdated(stage):
+            does = f"{'asks, then makes it' if staged.repeated(stage) else 'makes it'}: {why}"
+        else:
+            does = "keeps it" if stage in settled else "keeps it, unless what it needs differs then"
+        table.add_row(stage.name, escape(stage.title), stage.license, escape(does))
     console.print(table)
 
 

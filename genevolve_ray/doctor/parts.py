@@ -29,7 +29,7 @@ from genevolve_ray.doctor.preflight import (
     check_setup,
     model_folder,
     placed,
-    setup_command,
+    setup_option,
     unexamined_requests,
 )
 from genevolve_ray.doctor.sight import check_sight
@@ -86,7 +86,7 @@ def setup(config: RunConfig) -> list[Check]:
     try:
         check_setup(config)
     except UserFault as fault:
-        return [problem("setup", fault, setup_command(config))]
+        return [problem("setup", fault, f"genevolve small setup{setup_option(config)}")]
     return []
 
 

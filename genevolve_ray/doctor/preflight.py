@@ -108,15 +108,15 @@ def check_setup(config: RunConfig) -> None:
     if missing := unmade(config):
         key, path = missing[0]
         more = f" ({len(missing) - 1} more are missing)" if missing[1:] else ""
-        here = setup_folder(config) == PRESET_FOLDER
-        where = " in this folder, or name the small.yaml of another folder as the preset" if here else ""
-        raise UserFault(f"{key}={path}: no such file or folder{more}: run {setup_command(config)}{where}")
+        elsewhere = setup_option(config)
+        where = elsewhere or " in this folder, or name the small.yaml of another folder as the preset"
+        raise UserFault(f"{key}={path}: no such file or folder{more}: run genevolve small setup{where}")
 
 
-def setup_command(config: RunConfig) -> str:
-    """Return the command that makes what a run names of the preset `small`."""
+def setup_option(config: RunConfig) -> str:
+    """Return the option of `genevolve small setup` that makes what a run names of it, "" for the folder of the preset."""
     folder = setup_folder(config)
-    return "genevolve small setup" + ("" if folder == PRESET_FOLDER else f" --out {folder}")
+    return "" if folder == PRESET_FOLDER else f" --out {folder}"
 
 
 def check_sockets(config: RunConfig, *, local: bool = False) -> None:

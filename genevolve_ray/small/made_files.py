@@ -1,4 +1,4 @@
-"""What a stage of a setup wrote, and what it was made from: records of files, and the differences of inputs."""
+"""Records of what a stage of a setup wrote and was made from: files with their hashes, and how inputs differ."""
 
 from __future__ import annotations
 

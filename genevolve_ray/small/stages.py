@@ -188,7 +188,7 @@ class StagedSetup:
             self.manifest = read_manifest(self.root)  # Another setup may have ended since it was read.
             self._check_places(wanted)
             # Before anything is made, as far as it is known by then: the answer may be no.
-            permitted = self._ask(self._settled(wanted), check, permit)
+            permitted = self._ask(self.settled(wanted), check, permit)
             if (self.manifest.from_nothing, self.manifest.trainings) != (self.from_nothing, self.trainings):
                 self._record(self.manifest.stages)  # A call that continues a killed one goes the same way.
             for stage in wanted:
@@ -231,7 +231,7 @@ class StagedSetup:
                 )
         return set(asked)
 
-    def _settled(self, stages: Iterable[SetupStage]) -> list[SetupStage]:
+    def settled(self, stages: Iterable[SetupStage]) -> list[SetupStage]:
         """Return the stages whose inputs are known before any stage is made: nothing that they need is made again."""
         open_stages: set[str] = set()
         settled = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,19 @@ def test_settings_of_trainings_are_kept_for_the_next_call(tmp_path: Path, monkey
     refused = CliRunner().invoke(app, ["small", "setup", *out, "--set", "renderer.denoiser.steps=4"])
     assert "first would be trained again (changed: steps)" in str(refused.exception)
     assert "1 of 1 stages made" in setup(*out, "--set", "renderer.denoiser.steps=4", "--yes")
+
+
+@pytest.mark.parametrize("answer", [True, False])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_person_at_a_terminal_is_asked(terminal: bool, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(small.sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(small.typer, "confirm", lambda text, default: asked.append(text) or answer)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    with small.SetupProgress(console) as screen:
+        assert screen.confirmed("weights would be trained again") is (terminal and answer)
+    assert asked == (["Train again?"] if terminal else [])
+    assert ("weights would be" in console.file.getvalue()) is terminal
 
 
 @pytest.mark.parametrize(

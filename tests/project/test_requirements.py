@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "requirements").glob("*.txt"))
 PINNED = [path for path in FILES if not path.name.startswith("overrides")]
 PIN = re.compile(r"[a-z0-9][a-z0-9.-]*(\[[a-z,]+\])?==[0-9][a-z0-9.]*")
-HASHED = re.compile(rf"({PIN.pattern}) --hash=sha256:[0-9a-f]{{64}}")
+HASHED = re.compile(rf"({PIN.pattern})( --hash=sha256:[0-9a-f]{{64}})+")
 SMALL = ROOT / "requirements/small.txt"
 """The one file with hashes: it has packages of unknown publishers."""
 
