@@ -14,7 +14,8 @@ from genevolve_ray.records.experience import Experience
 _CONSTANT: Any = object()
 """Stands for the constant bundle among the settings of an arm."""
 _VARIANT = re.compile(r"[\w-]+")
-_ALONE = {"experience.enabled": False, "learner.ved.coefficient": 0.0}
+_ALONE: Mapping[str, Any] = {"experience.enabled": False, "learner.ved.coefficient": 0.0}
+_MERGED: Mapping[str, Any] = {"experience.merge": {}}
 
 
 class Arm(StrEnum):
@@ -55,7 +56,7 @@ class Arm(StrEnum):
     """The full method, but the teacher always reads one fixed generic bundle."""
     PLACEBO = "placebo", "as full, but the bundle has neutral words of equal length", {"experience.control": "placebo"}
     """The full method, but the teacher reads neutral words in a guide of as many tokens."""
-    MERGED = "merged", "as full, but lessons are the majority of near bundles", {"experience.merge": {}}
+    MERGED = "merged", "as full, but lessons are the majority of near bundles", _MERGED
     """The full method, but a lesson is the majority of the nearest five bundles (`experience.merge`)."""
 
 
