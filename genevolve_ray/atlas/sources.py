@@ -9,11 +9,14 @@ from pydantic import Field
 
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
+from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.stated import world_of
+from genevolve_ray.atlas.teacher import as_experience, ideal
 from genevolve_ray.atlas.typed import near_requests, read_request, some_requests
 from genevolve_ray.atlas.world import World, build_world
 from genevolve_ray.evolution.sources import typed_id
 from genevolve_ray.records.base import Config
+from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import Observation
 from genevolve_ray.records.request import Request
@@ -78,6 +81,10 @@ class AtlasRequests:
         """
         world = self._world(world_of("", prompt, self._config.seed)[0])
         return read_request(world, typed_id(prompt), prompt, self._images)
+
+    def ideal_guidance(self, request: Request) -> Experience:
+        """Return the decisions that earn the full reward; a calibration compares remembered bundles with them."""
+        return as_experience(ideal(Truth.model_validate(request.meta["truth"])))
 
     def suggest_requests(self, count: int, near: str = "", after: int = 0) -> list[str]:
         """Return requests of the training world, or those nearest to a text in the world of its first name."""

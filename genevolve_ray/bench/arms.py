@@ -2,34 +2,85 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Self
 
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.experience.config import AblationControl
 from genevolve_ray.records.experience import Experience
+
+_CONSTANT: Any = object()
+"""Stands for the constant bundle among the settings of an arm."""
+_VARIANT = re.compile(r"[\w-]+")
+_ALONE = {"experience.enabled": False, "learner.ved.coefficient": 0.0}
 
 
 class Arm(StrEnum):
-    """Name the trained variant. All arms start from one policy and receive the same requests in the same order."""
+    """Name the trained variant. All arms start from one policy and receive the same requests in the same order.
 
-    SFT = "sft"
-    """No training: the initial policy."""
-    GRPO = "grpo"
-    """GRPO alone: no experience is written, no teacher is called."""
-    FULL = "full"
+    A member is its name, what distinguishes it in one phrase, and the settings by which it differs from the full method,
+    by key.
+    """
+
+    about: str
+    settings: Mapping[str, Any]
+
+    def __new__(cls, value: str, about: str = "", settings: Mapping[str, Any] = MappingProxyType({})) -> Self:
+        """Keep phrase and settings with the member."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.about, member.settings = about, MappingProxyType(dict(settings))
+        return member
+
+    @property
+    def is_control(self) -> bool:
+        """True where the teacher reads another text than the experience of the request."""
+        return "experience.control" in self.settings
+
+    SFT = "sft", "the initial policy", _ALONE
+    """No training."""
+    GRPO = "grpo", "GRPO alone", _ALONE
+    """No experience is written, no teacher is called."""
+    FULL = "full", "GRPO and distillation from experience"
     """GRPO and distillation from the teacher, which reads the experience recalled for each request."""
-    SHUFFLED = "shuffled"
+    SHUFFLED = "shuffled", "as full, but the teacher reads another request's bundle", {"experience.control": "shuffled"}
     """The full method, but the teacher reads another request's bundle."""
-    CONSTANT = "constant"
+    CONSTANT = (
+        "constant",
+        "as full, but the teacher reads one fixed bundle",
+        {"experience.control": "constant", "experience.constant": _CONSTANT},
+    )
     """The full method, but the teacher always reads one fixed generic bundle."""
+    PLACEBO = "placebo", "as full, but the bundle has neutral words of equal length", {"experience.control": "placebo"}
+    """The full method, but the teacher reads neutral words in a guide of as many tokens."""
+    MERGED = "merged", "as full, but lessons are the majority of near bundles", {"experience.merge": {}}
+    """The full method, but a lesson is the majority of the nearest five bundles (`experience.merge`)."""
 
 
-def arm_config(base: EvolutionConfig, arm: Arm, *, seed: int, constant: Experience) -> EvolutionConfig:
+DEFAULT_ARMS = (Arm.SFT, Arm.GRPO, Arm.FULL, Arm.SHUFFLED, Arm.CONSTANT)
+"""Arms that are run where none is named."""
+
+
+def arm_of(label: str) -> Arm:
+    """Return the arm of a label: its name, or its name, a point and a name of a variant, such as `full.exact`.
+
+    Raises:
+        ValueError: naming the label.
+    """
+    name, point, variant = label.partition(".")
+    if name not in list(Arm) or bool(point) != bool(_VARIANT.fullmatch(variant)):
+        raise ValueError(f"unknown arm {label!r}; known: {', '.join(Arm)}, and variants such as full.NAME")
+    return Arm(name)
+
+
+def arm_config(base: EvolutionConfig, label: str, *, seed: int, constant: Experience) -> EvolutionConfig:
     """Return the configuration of an arm under a seed.
 
     Args:
-        base: the full method.
-        arm: which arm.
+        base: the full method. What it sets of a setting of the arm itself stays, such as `experience.merge.nearest`.
+        label: the arm, or a variant of it, which differs by the settings of its `base`.
         seed: seed of the run. It determines the random numbers of sampling and rendering, not the requests.
         constant: the bundle of the arm `constant`.
 
@@ -41,15 +92,14 @@ def arm_config(base: EvolutionConfig, arm: Arm, *, seed: int, constant: Experien
             "an ablation needs the full method: "
             f"experience.enabled={base.experience.enabled}, learner.ved.coefficient={base.learner.ved.coefficient:g}"
         )
-    changes: dict[str, object] = {"name": f"{arm.value}-{seed}", "seed": seed}
-    if arm in (Arm.SFT, Arm.GRPO):
-        changes["experience"] = base.experience.model_copy(update={"enabled": False})
-        quiet = base.learner.ved.model_copy(update={"coefficient": 0.0})
-        changes["learner"] = base.learner.model_copy(update={"ved": quiet})
-    elif arm is Arm.SHUFFLED:
-        changes["experience"] = base.experience.model_copy(update={"control": AblationControl.SHUFFLED})
-    elif arm is Arm.CONSTANT:
-        changes["experience"] = base.experience.model_copy(
-            update={"control": AblationControl.CONSTANT, "constant": constant}
-        )
-    return type(base).model_validate(base.model_copy(update=changes).model_dump())
+    settings = base.model_dump() | {"name": f"{label}-{seed}", "seed": seed}
+    for key, value in arm_of(label).settings.items():
+        *path, last = key.split(".")
+        place = settings
+        for name in path:
+            place = place[name]
+        if value is _CONSTANT:
+            value = constant.model_dump()
+        if not (value == {} and place.get(last)):
+            place[last] = value
+    return type(base).model_validate(settings)

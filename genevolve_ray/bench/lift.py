@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from genevolve_ray.engines.protocol import SamplingParams
@@ -10,9 +11,13 @@ from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import build_run_embedder
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
+from genevolve_ray.experience.config import MergeConfig
 from genevolve_ray.experience.memory import ExperienceMemory
-from genevolve_ray.experience.recall import recall
+from genevolve_ray.experience.merging import merge_bundles
+from genevolve_ray.experience.recall import embedded, recall, retrieval_text
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.intervals import paired_interval
+from genevolve_ray.records.leaks import without_leaks
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
@@ -47,19 +52,128 @@ async def measure_lift(
     }
 
 
+async def guides_of(
+    config: EvolutionConfig,
+    requests: Sequence[Request],
+    snapshot: bytes,
+    placebo: Callable[[Experience], Experience] | None = None,
+    constant: Experience | None = None,
+) -> dict[str, dict[str, Experience]]:
+    """Return the guides of requests by kind, then by request id.
+
+    `own`: the request's own bundle. `remembered`: the nearest bundle of another request that reaches the threshold.
+    `merged`: the majority of the nearest ones of other requests, where there are two. `placebo`: neutral words of the
+    length of the request's own bundle, else of the remembered one. `constant`: one bundle for all.
+
+    Args:
+        config: the run that wrote the memory.
+        requests: training requests of that run.
+        snapshot: its experience memory.
+        placebo: writes placebos; None: there are none.
+        constant: the constant bundle; None: there is none.
+
+    Raises:
+        InfraFailure: when the embedder gave up.
+    """
+    memory, merge = (
+        ExperienceMemory.restore(snapshot, config.experience.memory),
+        config.experience.merge or MergeConfig(),
+    )
+    bundles = {entry.experience.request_id: entry.experience for entry in memory.entries}
+    guides: dict[str, dict[str, Experience]] = {"own": {r.id: bundles[r.id] for r in requests if r.id in bundles}}
+    texts = [retrieval_text(request, config.experience.key) for request in requests]
+    vectors = await embedded(build_run_embedder(config.experience.embedder), texts) if texts else []
+    guides |= {"remembered": {}, "merged": {}}
+    for request, vector in zip(requests, vectors, strict=True):
+        near = memory.near(vector, request.id, step=-1, count=merge.nearest + 1) if len(memory) else []
+        others = [hit.experience for hit in near if hit.experience.request_id != request.id][: merge.nearest]
+        if others:
+            guides["remembered"][request.id] = others[0]
+        if len(others) > 1:
+            merged = without_leaks(merge_bundles(others, merge.alike), request)
+            guides["merged"] |= {request.id: merged} if merged.guidance else {}
+    if placebo is not None:
+        guides["placebo"] = {name: placebo(bundle) for name, bundle in (guides["remembered"] | guides["own"]).items()}
+    if constant is not None:
+        guides["constant"] = {request.id: constant for request in requests}
+    return guides
+
+
+async def measure_guides(
+    config: EvolutionConfig,
+    rollouts: RolloutPort,
+    requests: Sequence[Request],
+    guides: Mapping[str, Mapping[str, Experience]],
+    samples: int = 1,
+) -> dict[str, Any]:
+    """Return the reward of a policy without a guide and the gain of each kind of guide, with intervals over requests.
+
+    Each request has the same random seeds with and without a guide, and `samples` samples of both, which count as one by
+    their mean. `differences` compares kinds on the requests that have both.
+    """
+    plain = await _means(config, rollouts, requests, {}, samples)
+    gains: dict[str, dict[str, float]] = {}
+    for kind, found in guides.items():
+        guided = await _means(config, rollouts, [r for r in requests if r.id in found], found, samples)
+        gains[kind] = {name: score - plain[name] for name, score in guided.items() if name in plain}
+    result: dict[str, Any] = {"reward": fmean(plain.values()) if plain else None, "requests": len(plain)}
+    result["lift"] = {kind: _interval(list(found.values())) for kind, found in gains.items()}
+    result["differences"] = {}
+    for one, other in COMPARED:
+        shared = [n for n in gains.get(one, {}) if n in gains.get(other, {})]
+        result["differences"][f"{one}_minus_{other}"] = _interval([gains[one][n] - gains[other][n] for n in shared])
+    return result
+
+
+COMPARED = (("own", "placebo"), ("own", "constant"), ("merged", "remembered"), ("remembered", "placebo"))
+"""Kinds of guides whose gains are subtracted."""
+
+
+def _interval(gains: Sequence[float]) -> dict[str, Any] | None:
+    if not gains:
+        return None
+    return paired_interval([0.0] * len(gains), gains, seed=0).model_dump() | {"pairs": len(gains)}
+
+
+async def _means(
+    config: EvolutionConfig,
+    rollouts: RolloutPort,
+    requests: Sequence[Request],
+    guides: Mapping[str, Experience],
+    samples: int,
+) -> dict[str, float]:
+    """Return the mean score of each request that has one, guided where `guides` has its guide."""
+    found: dict[str, list[float]] = {}
+    for number in range(samples):
+        played = await _play(config, rollouts, requests, guides, "lift" if not number else f"lift-{number}")
+        for name, score in played.items():
+            found.setdefault(name, []).append(score)
+    return {name: fmean(scores) for name, scores in found.items()}
+
+
 async def _gains(
     config: EvolutionConfig, rollouts: RolloutPort, requests: Sequence[Request], guides: Mapping[str, Experience]
 ) -> list[float]:
-    async def play(guided: bool) -> dict[str, float]:
-        def adjust(task: RolloutTask) -> RolloutTask:
-            return task.model_copy(update={"experience": guides[task.request.id]}) if guided else task
+    without, guided = [await _play(config, rollouts, requests, used, "lift") for used in ({}, guides)]
+    return [guided[i] - without[i] for i in without if i in guided]
 
-        sampling = SamplingParams(temperature=config.sampling.temperature, top_p=config.sampling.top_p)
-        options: dict[str, Any] = {"run_seed": config.seed, "sampling": sampling, "split": "lift", "adjust": adjust}
-        return {t.key.request_id: t.score for t in await evaluate(requests, rollouts, **options) if _scored(t)}
 
-    without, with_bundle = await play(guided=False), await play(guided=True)
-    return [with_bundle[i] - without[i] for i in without if i in with_bundle]
+async def _play(
+    config: EvolutionConfig,
+    rollouts: RolloutPort,
+    requests: Sequence[Request],
+    guides: Mapping[str, Experience],
+    split: str,
+) -> dict[str, float]:
+    """Return the scores of requests, each with its guide where it has one; samples that failed from outside are left out."""
+
+    def adjust(task: RolloutTask) -> RolloutTask:
+        guide = guides.get(task.request.id)
+        return task if guide is None else task.model_copy(update={"experience": guide})
+
+    sampling = SamplingParams(temperature=config.sampling.temperature, top_p=config.sampling.top_p)
+    options: dict[str, Any] = {"run_seed": config.seed, "sampling": sampling, "split": split, "adjust": adjust}
+    return {t.key.request_id: t.score for t in await evaluate(requests, rollouts, **options) if _scored(t)}
 
 
 def _scored(trajectory: Trajectory) -> bool:

@@ -16,6 +16,7 @@ from genevolve_ray.cli.ask import ask
 from genevolve_ray.cli.bench import bench
 from genevolve_ray.cli.corpus import corpus
 from genevolve_ray.cli.data import data
+from genevolve_ray.cli.experience import experience
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.new_run import init
@@ -161,12 +162,20 @@ app.add_typer(bench, name="bench")
 def ablate(
     preset: Annotated[str, typer.Argument(help="The preset: atlas or atlas-sight.")],
     out: Annotated[Path, typer.Option("--json", help="Output file of the result; the runs are kept in its folder.")],
-    arms: Annotated[str, typer.Option("--arms", help="Any of sft, grpo, full, shuffled, constant.")] = (
-        "sft,grpo,full,shuffled,constant"
-    ),
+    arms: Annotated[
+        str,
+        typer.Option(
+            "--arms",
+            help="Any of sft, grpo, full, shuffled, constant, placebo, merged; full.NAME is a variant of full.",
+        ),
+    ] = "sft,grpo,full,shuffled,constant",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 5,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimization steps of each run (loop.steps).")] = None,
     world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
+    test_world: Annotated[
+        str,
+        typer.Option("--test-world", help="Seeds of several test worlds, such as 3,4; curves are then theirs, too."),
+    ] = "",
     requests: Annotated[int, typer.Option("--requests", min=1, help="Number of held-out requests.")] = 200,
     settings: Sets = None,
     arm_settings: Annotated[
@@ -176,8 +185,9 @@ def ablate(
 ) -> None:
     """Measure the contribution of each component: arms that differ in one aspect, over several seeds, with intervals.
 
-    `shuffled` gives the teacher another request's experience, and `constant` one fixed text. They separate the content
-    of experience from the mere presence of a teacher. Finished runs are not repeated.
+    `shuffled` gives the teacher another request's experience, `constant` one fixed text, and `placebo` neutral words of
+    equal length. They separate the content of experience from the mere presence of a teacher. `merged` teaches the
+    majority of near bundles. Finished runs are not repeated.
 
     Example: `genevolve ablate atlas --arms grpo,full --seeds 2 --steps 10 --json runs/ablation.json`
     """
@@ -193,6 +203,7 @@ def ablate(
         requests=requests,
         settings=settings or [],
         arm_settings=arm_settings or [],
+        test_worlds=test_world,
     )
 
 
@@ -242,50 +253,7 @@ def report(
     typer.echo(f"{path}: {found.kind}\nreport: {page}")
 
 
-experience = typer.Typer(
-    help="Inspect the experience memory of a run, as of its last committed step.", no_args_is_help=True
-)
 app.add_typer(experience, name="experience")
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
-
-
-@experience.command("ls")
-def experience_ls(run: RunFolder) -> None:
-    """List the bundles: step, request, gap, and number of uses.
-
-    Example: `genevolve experience ls runs/demo`
-    """
-    from genevolve_ray.commands.experience import print_bundles
-
-    print_bundles(run)
-
-
-@experience.command("show")
-def experience_show(run: RunFolder, number: Annotated[int, typer.Argument(help="Number of a bundle, see ls.")]) -> None:
-    """Show one bundle: its guidance, the attempts it came from, and its later retrievals.
-
-    Example: `genevolve experience show runs/demo 12`
-    """
-    from genevolve_ray.commands.experience import print_bundle
-
-    print_bundle(run, number)
-
-
-@experience.command("search")
-def experience_search(
-    run: RunFolder,
-    text: Annotated[str, typer.Argument(help="A request, as a user would write it.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="Number of bundles.")] = 5,
-) -> None:
-    """Find the bundles nearest to a request, with their cosine, using the run's own embedder.
-
-    Example: `genevolve experience search runs/demo "Show two blue lanterns" --top 3`
-    """
-    from genevolve_ray.commands.experience import print_search
-
-    print_search(run, text, top)
-
-
 app.add_typer(plugins, name="plugins")
 app.add_typer(data, name="data")
 app.add_typer(gateway, name="gateway")

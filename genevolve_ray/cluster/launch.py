@@ -331,7 +331,8 @@ class Launch:
         own = self.config.summariser.environment()
         variables = {"HF_HUB_OFFLINE": "1", **self._folders(), **own.get("env_vars", {})}
         environment = {**own, "env_vars": variables}
-        return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
+        actor = ray.remote(ExperienceWorker).options(runtime_env=environment, **options)
+        return actor.remote(self.config, str(self.wanted.policy.model))
 
     async def _prepare(self, worker: Any) -> None:
         """Wait until a worker's policy has started and the worker is connected to the services."""

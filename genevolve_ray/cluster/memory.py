@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
 class ExperienceWorker:
     """Run the memory with its summarizer and embedder in a process of its own."""
 
-    def __init__(self, config: PlacedConfig) -> None:
-        """Keep the settings; `start` does the work."""
-        self._config = config
+    def __init__(self, config: PlacedConfig, model_dir: str) -> None:
+        """Keep the settings and the folder of the policy; `start` does the work."""
+        self._config, self._model_dir = config, model_dir
         self._experience: LocalExperience | None = None
 
     async def start(self) -> None:
         """Build memory, summarizer and embedder. Raises ValueError for a missing plug-in or model."""
         from genevolve_ray.evolution.inprocess import start_experience
 
-        self._experience = start_experience(self._config)
+        self._experience = start_experience(self._config, Path(self._model_dir))
 
     async def ping(self) -> None:
         """Answer: the event loop of this process runs."""

@@ -59,7 +59,7 @@ async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: P
                 learner = start_learner(config, model, folders, store.images)
                 async with _gateway(config, model, store, screen, parts, None) as rollouts:
                     renderers = GatewayRenderers(None, parts.scoring, meet)
-                    yield Ports(rollouts, learner, start_experience(config), renderers, parts.scoring.panel)
+                    yield Ports(rollouts, learner, start_experience(config, model), renderers, parts.scoring.panel)
             return
         async with (
             in_process(config, model, store.images) as ports,

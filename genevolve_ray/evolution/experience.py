@@ -6,7 +6,8 @@ PAPER section 4, items 1 to 3. The recalled bundles are stored with the step, so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from genevolve_ray.errors import InfraFailure
@@ -18,13 +19,13 @@ from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import ExperienceMemory, Hit, MemoryPoint
 from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.experience.protocol import Embedder
-from genevolve_ray.experience.recall import recall, remember
+from genevolve_ray.experience.recall import RecallRule, recall, remember
 from genevolve_ray.judges.protocol import Summariser
-from genevolve_ray.records.experience import Experience, Lesson
-from genevolve_ray.records.leaks import LeakError
+from genevolve_ray.records.experience import Experience, Lesson, LessonKind
+from genevolve_ray.records.leaks import LeakError, without_leaks
 from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Pair
+from genevolve_ray.records.trajectory import Group, Pair, Trajectory
 from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 
 MAX_FAULTS = 3
@@ -47,9 +48,16 @@ def build_run_embedder(config: EmbedderConfig) -> Embedder:
 class LocalExperience:
     """Serve the experience port over one memory; it runs in process or inside an actor."""
 
-    def __init__(self, config: ExperienceConfig, summariser: Summariser, embedder: Embedder) -> None:
-        """Start with an empty memory."""
-        self._config, self._summariser, self._embedder = config, summariser, embedder
+    def __init__(
+        self,
+        config: ExperienceConfig,
+        summariser: Summariser,
+        embedder: Embedder,
+        placebo: Callable[[Experience], Experience] | None = None,
+    ) -> None:
+        """Start with an empty memory; `placebo` writes the bundles of `control: placebo`."""
+        self._config, self._summariser, self._embedder, self._placebo = config, summariser, embedder, placebo
+        self._rule = RecallRule.of(config)
         self._memory = ExperienceMemory(config.memory)
         self._kept = self._memory.mark
         self._written: dict[tuple[str, str], Experience | InfraFailure | LeakError] = {}
@@ -82,7 +90,7 @@ class LocalExperience:
         hits: list[Hit | None] = [None] * len(requests)
         try:
             if not outage:
-                hits = await self._exchanged(bundles, requests, step)
+                hits = await self._exchanged(bundles, requests, groups, step)
         except InfraFailure as fault:
             _end_if_permanent(fault)
             outage = str(fault) if _is_outage(fault) else ""
@@ -92,11 +100,12 @@ class LocalExperience:
             self._written.clear()
             self._inserted.clear()
         lessons = self._controlled(requests, hits, step)
-        own = sum(lesson.own for lesson in lessons)
+        kinds, stuck = Counter(lesson.kind for lesson in lessons), self._stuck(groups, step)
         metrics |= {
             "experience_memory": len(self._memory),
-            "experience_own": own,
-            "experience_remembered": len(lessons) - own,
+            **{f"experience_{kind.value}": kinds[kind] for kind in LessonKind},
+            "experience_stuck": len(stuck),
+            "experience_stuck_taught": sum(lesson.request_id in stuck for lesson in lessons),
             "experience_hit_rate": len(lessons) / max(1, len(requests)),
             "experience_similarity": sum(x.similarity for x in lessons) / max(1, len(lessons)),
         }
@@ -109,6 +118,11 @@ class LocalExperience:
         # A bundle belongs to the step that learns it; the rollouts may have been leased in an earlier round.
         pairs = best_worst_pairs(compared, min_gap=config.min_gap, max_pairs=most)
         return [replace(pair, step=step) for pair in pairs]
+
+    def _stuck(self, groups: Sequence[Group], step: int) -> set[str]:
+        """Return the requests whose attempts form no pair of `min_gap`."""
+        paired = {pair.request_id for pair in self._pairs(groups, step, most=len(groups))}
+        return {group.request_id for group in groups} - paired
 
     async def snapshot(self) -> bytes:
         """Return the whole memory as bytes."""
@@ -129,13 +143,20 @@ class LocalExperience:
         self._inserted.clear()
 
     async def _exchanged(
-        self, bundles: Sequence[tuple[Request, Experience]], requests: Sequence[Request], step: int
+        self,
+        bundles: Sequence[tuple[Request, Experience]],
+        requests: Sequence[Request],
+        groups: Sequence[Group],
+        step: int,
     ) -> list[Hit | None]:
-        """Insert the bundles that are not in the memory yet, and return the nearest one of each request."""
+        """Insert the bundles that are not in the memory yet, and return what each request recalls."""
         fresh = [(request, bundle) for request, bundle in bundles if request.id not in self._inserted]
         await remember(self._memory, self._embedder, fresh, self._config.key)
         self._inserted |= {request.id for request, _ in fresh}
-        return await recall(self._memory, self._embedder, requests, step, self._config.key)
+        stuck = self._stuck(groups, step)
+        hits = await recall(self._memory, self._embedder, requests, step, self._config.key, self._rule, stuck)
+        attempts = {group.request_id: group.trajectories for group in groups}
+        return [_clean(hit, request, attempts.get(request.id, ())) for hit, request in zip(hits, requests, strict=True)]
 
     async def _compare(self, request: Request, pair: Pair) -> Experience | InfraFailure | LeakError:
         attempts = (str(pair.best.key), str(pair.worst.key))
@@ -164,6 +185,8 @@ class LocalExperience:
             bundle, constant = hit.experience, self._config.constant
             if self._config.control is AblationControl.CONSTANT and constant is not None:
                 bundle = constant
+            elif self._config.control is AblationControl.PLACEBO and self._placebo is not None:
+                bundle = self._placebo(bundle)
             lessons.append(
                 Lesson(
                     request_id=request.id,
@@ -172,6 +195,7 @@ class LocalExperience:
                     similarity=hit.similarity,
                     own=hit.own and self._config.control is AblationControl.NONE,
                     embedder=self._embedder.identity,
+                    merged=hit.merged,
                 )
             )
         return lessons
@@ -182,14 +206,26 @@ class LocalExperience:
         Without such a bundle, return any remembered one. In an empty world only the request's own bundle exists.
         """
         order = [*hits[place + 1 :], *hits[:place], *(Hit(e.number, e.experience, 0.0) for e in self._memory.entries)]
-        withheld = hits[place].number
-        others = (h for h in order if h.experience.request_id != request.id and h.number != withheld)
+        withheld = {hits[place].number, *hits[place].merged}
+        withheld |= {e.number for e in self._memory.rows() if e.experience.request_id == request.id}
+        others = (h for h in order if withheld.isdisjoint((h.number, *h.merged)))
         return next(others, hits[place])
 
 
 def _inside(group: Group) -> Group:
     """Return a group without the attempts that workers outside the cluster played."""
     return replace(group, trajectories=[t for t in group.trajectories if not t.provenance.outside])
+
+
+def _clean(hit: Hit | None, request: Request, attempts: Sequence[Trajectory]) -> Hit | None:
+    """Return a merged hit without the bullets that give away an answer of its new request, None where none is left.
+
+    Each bullet was checked against the request that it was written about; a bundle of one request is recalled whole.
+    """
+    if hit is None or not hit.merged:
+        return hit
+    bundle = without_leaks(hit.experience, request, attempts)
+    return replace(hit, experience=bundle) if bundle.guidance else None
 
 
 def _is_outage(fault: object) -> bool:

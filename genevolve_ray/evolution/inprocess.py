@@ -20,12 +20,14 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience, build_run_embedder
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
+from genevolve_ray.evolution.placebo import PlaceboWriter
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, RolloutPort, RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts, Scoring
 from genevolve_ray.evolution.services import RenderService, judge_service
 from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, weight_folders
+from genevolve_ray.experience.config import AblationControl
 from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
@@ -178,12 +180,18 @@ def start_learner(
         raise UserFault(f"the policy {model_dir} cannot be trained: {error}") from error
 
 
-def start_experience(config: EvolutionConfig) -> LocalExperience | None:
-    """Build the experience memory with its summarizer and embedder, None where the run has no experience."""
+def start_experience(config: EvolutionConfig, model_dir: Path) -> LocalExperience | None:
+    """Build the experience memory with its summarizer and embedder, None where the run has no experience.
+
+    `model_dir` is the policy, whose tokens a placebo counts.
+    """
     if not config.experience.enabled:
         return None
-    embedder = build_run_embedder(config.experience.embedder)
-    return LocalExperience(config.experience, build_here(config.summariser), embedder)
+    embedder, summariser = build_run_embedder(config.experience.embedder), build_here(config.summariser)
+    placebo = None
+    if config.experience.control is AblationControl.PLACEBO:
+        placebo = PlaceboWriter(load_chat(model_dir, config.date), config.protocol).of
+    return LocalExperience(config.experience, summariser, embedder, placebo)
 
 
 @asynccontextmanager
@@ -194,7 +202,7 @@ async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStor
         rollouts, engine = await start_rollouts(config, model_dir, images)
         try:
             renderers = None if config.deterministic else rollouts
-            yield Ports(rollouts, learner, start_experience(config), renderers, rollouts.panel)
+            yield Ports(rollouts, learner, start_experience(config, model_dir), renderers, rollouts.panel)
         finally:
             await rollouts.aclose()
             await engine.close()

@@ -21,6 +21,7 @@ from genevolve_ray.records.rewards import OpenReward
 if TYPE_CHECKING:
     from genevolve_ray.evolution.config import EvolutionConfig
     from genevolve_ray.evolution.store.run import RunStore
+    from genevolve_ray.records.experience import Experience
 
 
 class RequestNotUnderstood(UserFault):
@@ -43,6 +44,15 @@ class TypedRequests(Protocol):
 
     def suggest_requests(self, count: int, near: str = "", after: int = 0) -> list[str]:
         """Return requests that can be played: those nearest to a text, or others after the first `after` ones."""
+        ...
+
+
+@runtime_checkable
+class KnowsIdealGuidance(Protocol):
+    """Define what a request source has besides where its world knows what guidance would be right for a request."""
+
+    def ideal_guidance(self, request: Request) -> Experience:
+        """Return the decisions that earn the full reward, as the summarizer of the world would state them."""
         ...
 
 

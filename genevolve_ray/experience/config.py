@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,8 +38,9 @@ class MemoryConfig(Config):
 
     capacity: int = Field(default=500, ge=1)
     """Bundles that are kept; beyond it the least valuable is dropped."""
-    threshold: float = Field(default=0.84, ge=-1, le=1)
-    """Least cosine of a retrieval; below it nothing is retrieved."""
+    threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = 0.84
+    """Least cosine of a retrieval; below it nothing is retrieved. `auto`: what is stated for the embedder, which the
+    resolved configuration records as a number (docs/experience.md)."""
     eviction: Eviction = Eviction.WORTH
     """Which bundle is dropped: `worth`, or `fifo-gap` (PAPER section 9)."""
     gap_weight: float = Field(default=1.0, ge=0)
@@ -52,6 +53,28 @@ class MemoryConfig(Config):
         if self.gap_weight == self.age_weight == 0:
             raise ValueError(f"eviction needs a weight: gap_weight={self.gap_weight:g}, age_weight={self.age_weight:g}")
         return self
+
+    @property
+    def least_cosine(self) -> float:
+        """The threshold as a number. Raises ValueError for `auto`, which the settings of the embedder decide."""
+        if self.threshold == "auto":
+            raise ValueError("threshold='auto' stands for the number of an embedder; a memory by itself needs a number")
+        return self.threshold
+
+
+class MergeConfig(Config):
+    """Configure lessons that are the majority of several near bundles: a departure from PAPER section 4, item 3.
+
+    The paper recalls the nearest bundle whole, or nothing.
+    """
+
+    nearest: int = Field(default=5, ge=2)
+    """Most bundles of a lesson, the nearest ones that reach the threshold; a single one is recalled whole."""
+    alike: float = Field(default=1.0, gt=0, le=1)
+    """Cosine of words from which two bullets of a slot count as one; at 1 they have the same words. Bullets that a
+    language model writes are hardly ever equal and need a lower value."""
+    own: bool = False
+    """Merge a request's own fresh bundle as well; otherwise it is recalled whole."""
 
 
 class HashingConfig(Config):
@@ -137,6 +160,27 @@ class EmbedderConfig(Config):
         return self
 
 
+STATED_THRESHOLDS = {"hashing": 0.60, "transformers:last": 0.84, "transformers:mean": 0.60}
+"""Thresholds by kind of embedder, and by pooling where the kind has one. `transformers:last` is the paper's number for
+Qwen3-Embedding-0.6B. The others were calibrated on runs of the atlas and of small, `transformers:mean` with MiniLM (docs/experience.md).
+"""
+
+
+def stated_threshold(embedder: EmbedderConfig) -> float | None:
+    """Return the threshold that is stated for an embedder, None where nobody stated one."""
+    kind = embedder.kind
+    return STATED_THRESHOLDS.get(f"{kind}:{embedder.transformers.pooling}" if kind == "transformers" else kind)
+
+
+class RecallOrder(StrEnum):
+    """Name the order in which requests receive lessons where `max_taught` leaves some without."""
+
+    NEAREST = "nearest"
+    """The greatest cosine first, so requests with a bundle of their own."""
+    STUCK_FIRST = "stuck_first"
+    """Requests without a pair of `min_gap` first: their groups have little that GRPO could compare."""
+
+
 class AblationControl(StrEnum):
     """Name the bundle that a teacher reads.
 
@@ -149,6 +193,8 @@ class AblationControl(StrEnum):
     """The bundle of another request."""
     CONSTANT = "constant"
     """One fixed generic bundle, `constant`, independent of the retrieval."""
+    PLACEBO = "placebo"
+    """The recalled bundle with neutral words in place of its own: the same slots, bullets and number of tokens."""
 
 
 class ExperienceConfig(Config):
@@ -166,6 +212,12 @@ class ExperienceConfig(Config):
     """Whose bundle the teacher reads: an ablation's control."""
     constant: Experience | None = None
     """The bundle that every teacher reads under `control: constant`."""
+    recall: RecallOrder = RecallOrder.NEAREST
+    """Which requests are taught first under `max_taught`."""
+    max_taught: int | None = Field(default=None, ge=1)
+    """Most requests of a step that receive a lesson; None: all that recall one."""
+    merge: MergeConfig | None = None
+    """Teach the majority of several near bundles instead of the nearest one whole; None: as the paper."""
     key: KeyConfig = KeyConfig()
     """How a request becomes a retrieval key."""
     memory: MemoryConfig = MemoryConfig()
@@ -182,6 +234,27 @@ class ExperienceConfig(Config):
                 f"control 'constant' and a constant bundle must be set together: control={self.control.value!r}, "
                 f"constant={self.constant}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _order_has_a_bound(self) -> ExperienceConfig:
+        if self.recall is not RecallOrder.NEAREST and self.max_taught is None:
+            raise ValueError(
+                f"recall={self.recall.value!r} orders requests under a bound: set max_taught, which is {self.max_taught}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_of_the_embedder(self) -> ExperienceConfig:
+        if self.memory.threshold == "auto":
+            stated = stated_threshold(self.embedder)
+            if stated is None:
+                raise ValueError(
+                    f"memory.threshold='auto': no threshold is stated for embedder.kind={self.embedder.kind!r}; give a "
+                    "number, which `genevolve experience calibrate RUN` measures"
+                )
+            # Frozen from the end of construction.
+            object.__setattr__(self, "memory", self.memory.model_copy(update={"threshold": stated}))
         return self
 
     @model_validator(mode="after")

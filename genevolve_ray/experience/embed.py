@@ -35,12 +35,17 @@ class HashingEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32[n, d] with rows of length 1."""
-        rows = np.zeros((len(texts), self._dimension), dtype=np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            _add(row, _features(text))
-            if not row.any():  # No words, or features that canceled each other out.
-                _add(row, [_EMPTY])
-        return normalised(rows)
+        return hashed(texts, self._dimension)
+
+
+def hashed(texts: Sequence[str], dimension: int) -> NDArray[np.float32]:
+    """Return the hashed words and pairs of words of texts, float32[n, d] with rows of length 1."""
+    rows = np.zeros((len(texts), dimension), dtype=np.float32)
+    for row, text in zip(rows, texts, strict=True):
+        _add(row, _features(text))
+        if not row.any():  # No words, or features that canceled each other out.
+            _add(row, [_EMPTY])
+    return normalised(rows)
 
 
 def normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -68,13 +68,15 @@ class Entry:
 class Hit:
     """Hold a bundle and its cosine similarity to a query.
 
-    `own`: the bundle belongs to the request of the query, in the same step.
+    `own`: the bundle belongs to the request of the query, in the same step. `merged`: the bundle is the majority of
+    those with these numbers, nearest first, and `number` and `similarity` are those of the nearest.
     """
 
     number: int
     experience: Experience
     similarity: float
     own: bool = False
+    merged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,20 +219,34 @@ class ExperienceMemory:
         Raises:
             ValueError: when the vector has another dimension than the memory's, or not length 1.
         """
-        vector = self._checked(vector)
-        if not self._entries:
-            return None
-        similarities = self.vectors @ vector
-        best = similarities.max()
-        if best < np.float32(self.config.threshold) - _TIE:
-            return None
-        rows = [int(row) for row in np.flatnonzero(similarities >= best - _TIE)]
-        owned = [_is_own(self._entries[row].experience, request_id, step) for row in rows]
-        own, _, row = max((mine, self._entries[row].number, row) for mine, row in zip(owned, rows, strict=True))
-        entry = self._entries[row]
+        hits = self.near(vector, request_id, step)
+        return self.use(hits[0], request_id, step) if hits else None
+
+    def near(self, vector: NDArray[np.float32], request_id: str, step: int, count: int = 1) -> list[Hit]:
+        """Return at most `count` bundles that reach the threshold, in the order of `retrieve`; records no use.
+
+        Raises ValueError as `retrieve`.
+        """
+        vector, least = self._checked(vector), np.float32(self.config.least_cosine) - _TIE
+        left = self.vectors @ vector if self._entries else np.zeros(0, dtype=np.float32)
+        hits: list[Hit] = []
+        while len(hits) < min(count, len(self)) and (best := left.max()) >= least:
+            rows = [int(row) for row in np.flatnonzero(left >= best - _TIE)]
+            owned = [_is_own(self._entries[row].experience, request_id, step) for row in rows]
+            own, number, row = max(
+                (mine, self._entries[row].number, row) for mine, row in zip(owned, rows, strict=True)
+            )
+            hits.append(Hit(number, self._entries[row].experience, float(best), own))
+            left[row] = -np.inf
+        return hits
+
+    def use(self, hit: Hit, request_id: str, step: int) -> Hit:
+        """Record that a request uses a bundle that `near` returned, and return the hit."""
+        row = self._row_of[hit.experience.request_id]
         self._touch(row)
-        entry.uses.append(Use(step=step, request_id=request_id, similarity=float(best), own=own))
-        return Hit(entry.number, entry.experience, float(best), own)
+        use = Use(step=step, request_id=request_id, similarity=hit.similarity, own=hit.own)
+        self._entries[row].uses.append(use)
+        return hit
 
     def search(self, vector: NDArray[np.float32], top_k: int = 5) -> list[Hit]:
         """Return the nearest bundles, best first (the youngest of equals), without a threshold; records no use.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from genevolve_ray.experience.config import KeyConfig
+from genevolve_ray.experience.config import ExperienceConfig, KeyConfig, MergeConfig, RecallOrder
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
+from genevolve_ray.experience.merging import merge_bundles
 from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.leaks import mask
@@ -43,22 +45,83 @@ async def remember(
     ]
 
 
+@dataclass(frozen=True)
+class RecallRule:
+    """Hold what decides which requests of a step recall what, apart from the threshold; by default as in the paper."""
+
+    order: RecallOrder = RecallOrder.NEAREST
+    most: int | None = None
+    """Most requests that recall anything."""
+    merge: MergeConfig | None = None
+
+    @classmethod
+    def of(cls, config: ExperienceConfig) -> RecallRule:
+        """Return the rule of a run."""
+        return cls(config.recall, config.max_taught, config.merge)
+
+
 async def recall(
     memory: ExperienceMemory,
     embedder: Embedder,
     requests: Sequence[Request],
     step: int,
     key: KeyConfig | None = None,
+    rule: RecallRule | None = None,
+    stuck: Collection[str] = (),
 ) -> list[Hit | None]:
-    """Return the nearest bundle for each request, None where none is near enough; uses are recorded.
+    """Return what each request recalls, None where no bundle is near enough or `rule.most` is reached.
+
+    Uses are recorded, those of a merged bundle with every bundle that it consists of.
+
+    Args:
+        memory: the bundles.
+        embedder: embeds the requests' keys.
+        requests: the requests of a step, in its order.
+        step: the step.
+        key: how a request becomes a key.
+        rule: by default, every request recalls the nearest bundle whole.
+        stuck: ids of requests whose groups have no pair; they come first under `stuck_first`.
 
     Raises:
         InfraFailure: when the embedder gave up.
     """
     if not requests or not len(memory):
         return [None] * len(requests)
+    rule = rule or RecallRule()
     vectors = await embedded(embedder, [retrieval_text(request, key) for request in requests])
-    return [memory.retrieve(v, request.id, step) for request, v in zip(requests, vectors, strict=True)]
+    count = 1 if rule.merge is None else rule.merge.nearest
+    near = [memory.near(v, request.id, step, count) for request, v in zip(requests, vectors, strict=True)]
+    taught = _taught(near, [request.id in stuck for request in requests], rule)
+    hits: list[Hit | None] = []
+    for place, (request, found) in enumerate(zip(requests, near, strict=True)):
+        parts = _parts(found, rule.merge) if place in taught else []
+        used = [memory.use(hit, request.id, step) for hit in parts]
+        hits.append(_merged(used, rule.merge) if used else None)
+    return hits
+
+
+def _taught(near: Sequence[Sequence[Hit]], stuck: Sequence[bool], rule: RecallRule) -> set[int]:
+    """Return the places of the requests that recall something."""
+    places = [place for place, hits in enumerate(near) if hits]
+    if rule.most is None:
+        return set(places)
+    first = rule.order is RecallOrder.STUCK_FIRST
+    # The last bits of a cosine depend on the place of its row.
+    places.sort(key=lambda place: (first and not stuck[place], -round(near[place][0].similarity, 6), place))
+    return set(places[: rule.most])
+
+
+def _parts(hits: Sequence[Hit], merge: MergeConfig | None) -> Sequence[Hit]:
+    """Return the hits that a lesson consists of."""
+    whole = merge is None or (hits[0].own and not merge.own)
+    return hits[:1] if whole else hits
+
+
+def _merged(hits: Sequence[Hit], merge: MergeConfig | None) -> Hit:
+    if merge is None or len(hits) == 1:
+        return hits[0]
+    bundle = merge_bundles([hit.experience for hit in hits], merge.alike)
+    return replace(hits[0], experience=bundle, own=False, merged=tuple(hit.number for hit in hits))
 
 
 async def embedded(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -152,12 +152,24 @@ class Use(Record):
     own: bool
 
 
+class LessonKind(StrEnum):
+    """Name where the bundle of a lesson comes from."""
+
+    OWN = "own"
+    """From the rollouts of this very request in this very step."""
+    REMEMBERED = "remembered"
+    """From another request, or from an earlier step."""
+    MERGED = "merged"
+    """The majority of several near bundles."""
+
+
 class Lesson(Record):
     """Represent a bundle that a request recalled in a step.
 
     `own`: the bundle was written from the rollouts of this request in this very step. `bundle` is its number in the
     memory, `similarity` the cosine between the key of its request and the key of this request, and `embedder` the
-    identity of the embedder that measured it.
+    identity of the embedder that measured it. `merged`: the bundle is the majority of those with these numbers, the
+    nearest first; `bundle` and `similarity` are then those of the nearest.
     """
 
     request_id: str
@@ -166,6 +178,14 @@ class Lesson(Record):
     similarity: float
     own: bool
     embedder: str = Field(default="", exclude_if=lambda embedder: not embedder)
+    merged: tuple[int, ...] = Field(default=(), exclude_if=lambda merged: not merged)
+
+    @property
+    def kind(self) -> LessonKind:
+        """Where the bundle comes from."""
+        if self.merged:
+            return LessonKind.MERGED
+        return LessonKind.OWN if self.own else LessonKind.REMEMBERED
 
 
 class MovedToken(Record):

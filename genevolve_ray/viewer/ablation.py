@@ -6,17 +6,17 @@ arms and values are left out or shown as a dash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.viewer.figures import ablation_figure, number
+from genevolve_ray.viewer.figures import COLORS, ablation_figure, number
 from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import duration, fixed, percent, render_page, signed, write_page
 from genevolve_ray.viewer.scale import Mark, Scale
 
-COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3}
+COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3, "placebo": 6, "merged": 4}
 """Places in the page's palette, so that an arm keeps its color in every selection of arms."""
 OTHER_COLOUR = 4
 ABOUT = {
@@ -26,7 +26,14 @@ ABOUT = {
     "shuffled": "as full, but the teacher reads another request's bundle",
     "constant": "as full, but the teacher reads one fixed bundle",
 }
-BUNDLES = {"own": "a request's own bundle", "remembered": "another request's bundle"}
+"""What an arm is, for results that do not say it."""
+BUNDLES = {
+    "own": "a request's own bundle",
+    "remembered": "another request's bundle",
+    "merged": "the majority of near bundles of others",
+    "placebo": "neutral words of equal length",
+    "constant": "one fixed bundle",
+}
 _MINUS = "_minus_"
 
 
@@ -45,6 +52,9 @@ DIAGNOSTICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("experience_hit_rate", "hit rate: requests that recalled a bundle", percent),
     ("experience_own", "own bundles, per step", _count),
     ("experience_remembered", "remembered bundles, per step", _count),
+    ("experience_merged", "merged bundles, per step", _count),
+    ("experience_stuck", "requests without a wide pair, per step", _count),
+    ("experience_stuck_taught", "of them taught, per step", _count),
     ("ved_gap_abs", "token gap |log π − log q|, taught tokens", fixed),
     ("gated_gap", "token gap |log π − log q|, gated tokens", fixed),
     ("ved_gated", "taught tokens that pass the gate", percent),
@@ -107,7 +117,9 @@ def render_ablation(result: Mapping[str, Any]) -> str:
     """Return the page as text; every name in the result is escaped."""
     arms = {str(name): _mapping(arm) for name, arm in _mapping(result.get("arms")).items()}
     gaps, bundles = _differences(result, arms), _bundles(result)
-    curves = ablation_figure([(n, colour_of(n), _curve(a), _curves(a)) for n, a in arms.items()])
+    where = "the test worlds" if result.get("test_worlds") else "the training world"
+    colours = colours_of(arms)
+    curves = ablation_figure([(n, colours[n], _curve(a), _curves(a)) for n, a in arms.items()], where)
     scale = _arm_scale(arms)
     context: dict[str, Any] = {
         "what": "ablation",
@@ -125,9 +137,14 @@ def render_ablation(result: Mapping[str, Any]) -> str:
     return render_page("ablation.html.j2", context)
 
 
-def colour_of(arm: str) -> int:
-    """Return the place of an arm's color in the palette."""
-    return COLOURS.get(arm, OTHER_COLOUR)
+def colours_of(arms: Iterable[str]) -> dict[str, int]:
+    """Return the place of each arm's color in the palette; an arm without one of its own takes a free one."""
+    names = list(arms)
+    free = [place for place in range(COLORS) if place not in {COLOURS.get(name) for name in names}]
+    others = [name for name in names if name not in COLOURS]
+    return {name: COLOURS[name] for name in names if name in COLOURS} | {
+        name: free[i] if i < len(free) else OTHER_COLOUR for i, name in enumerate(others)
+    }
 
 
 def _arm_scale(arms: Mapping[str, Mapping[str, Any]]) -> Scale:
@@ -136,15 +153,15 @@ def _arm_scale(arms: Mapping[str, Mapping[str, Any]]) -> Scale:
 
 
 def _arms(arms: Mapping[str, Mapping[str, Any]], scale: Scale) -> list[ArmRow]:
-    rows = []
+    rows, colours = [], colours_of(arms)
     for name, arm in arms.items():
         mean, low, high = _interval(arm)
         seconds = _numbers(arm.get("seconds_per_seed"))
         rows.append(
             ArmRow(
                 name=name,
-                about=ABOUT.get(name, ""),
-                colour=colour_of(name),
+                about=str(arm.get("about") or ABOUT.get(name, "")),
+                colour=colours[name],
                 mean=mean,
                 low=low,
                 high=high,
@@ -160,12 +177,24 @@ def _arms(arms: Mapping[str, Mapping[str, Any]], scale: Scale) -> list[ArmRow]:
 
 
 def _differences(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> list[GapRow]:
-    """Return every `a_minus_b` of the result, with per-seed points where both arms have the same seeds."""
-    named = {str(key): _mapping(value) for key, value in result.items() if _MINUS in str(key)}
-    points = {key: _per_seed(arms, *key.split(_MINUS, 1)) for key in named}
-    reach = [v for key, gap in named.items() for v in (*_interval(gap), *points[key]) if v is not None]
+    """Return every `a_minus_b` of the result, at the last step and as area, then those of each world.
+
+    Differences at the last step have per-seed points where both arms have the same seeds.
+    """
+    parts = [("", result, arms), (", area", _mapping(result.get("areas")), {})]
+    for world, found in _mapping(result.get("worlds")).items():
+        own = {str(name): _mapping(arm) for name, arm in _mapping(_mapping(found).get("arms")).items()}
+        parts += [(f", world {world}", _mapping(found), own)]
+        parts += [(f", world {world}, area", _mapping(_mapping(found).get("areas")), {})]
+    named = {
+        (" − ".join(str(key).split(_MINUS, 1)) + where): (_mapping(gap), _per_seed(of, *str(key).split(_MINUS, 1)))
+        for where, gaps, of in parts
+        for key, gap in gaps.items()
+        if _MINUS in str(key)
+    }
+    reach = [v for gap, points in named.values() for v in (*_interval(gap), *points) if v is not None]
     scale = Scale.around([0.0, *reach])
-    return [_gap_row(" − ".join(key.split(_MINUS, 1)), gap, scale, points[key]) for key, gap in named.items()]
+    return [_gap_row(name, gap, scale, points) for name, (gap, points) in named.items()]
 
 
 def _per_seed(arms: Mapping[str, Mapping[str, Any]], one: str, other: str) -> list[float]:
@@ -237,12 +266,13 @@ def _subtitle(result: Mapping[str, Any]) -> list[str]:
 
     steps = say("steps", one="step", many="steps")
     rollouts = say("rollouts_per_step", one="rollout", many="rollouts")
-    world = number(result.get("world_seed"))
+    world, worlds = number(result.get("world_seed")), _numbers(result.get("test_worlds"))
     shown = [
         say("seeds", one="seed", many="seeds"),
         f"{steps} of {rollouts}" if steps and rollouts else steps,
-        say("requests", one="held-out request", many="held-out requests"),
+        say("requests", one="held-out request", many="held-out requests") + (" each" if len(worlds) > 1 else ""),
         "" if world is None else f"test world {world:.0f}",
+        f"test worlds {', '.join(f'{seed:.0f}' for seed in worlds)}" if worlds else "",
     ]
     return [text for text in shown if text]
 

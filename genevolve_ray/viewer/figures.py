@@ -224,15 +224,19 @@ def experience_figures(metrics: Rows) -> list[Figure | None]:
 
 def ablation_figure(
     arms: Sequence[tuple[str, int, Sequence[tuple[float, float]], Sequence[Sequence[tuple[float, float]]]]],
+    where: str,
 ) -> Figure | None:
-    """Return validation curves of (arm, color, mean curve, curve of each seed); None where no arm has a curve."""
+    """Return validation curves of (arm, color, mean curve, curve of each seed); None where no arm has a curve.
+
+    `where` names the worlds of the validation requests.
+    """
     series = []
     for name, color, mean, seeds in arms:
         series += [ChartSeries(name, color, *_columns(curve), Kind.FAINT) for curve in seeds if curve]
         series += [ChartSeries(name, color, *_columns(mean))] if mean else []
     if not series:
         return None
-    caption = "Reward on validation requests of the training world; thin lines are single seeds."
+    caption = f"Reward on validation requests of {where}; thin lines are single seeds."
     chart = ChartSpec(tuple(series), y=ChartAxis("reward"), legend=True)
     return Figure("validation", "Validation reward", caption, chart)
 

@@ -81,8 +81,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     monkeypatch.setattr(ablation, "build_rollouts", build("rollouts", FakeRollouts))
     monkeypatch.setattr(ablation, "start_learner", start_learner)
     monkeypatch.setattr(
-        ablation, "start_experience", lambda config: StubExperience() if config.experience.enabled else None
+        ablation, "start_experience", lambda config, model: StubExperience() if config.experience.enabled else None
     )
+    monkeypatch.setattr(ablation, "student_check", lambda config, model: made.setdefault("checked", []).append)
     monkeypatch.setattr(PluginSpec, "build", lambda self, *_: FakeRequests())
     return made
 
@@ -98,9 +99,9 @@ def full() -> EvolutionConfig:
     )
 
 
-async def compare(folder: Path, *arms: Arm, seeds: int = 2) -> tuple[dict[str, Any], list[str]]:
+async def compare(folder: Path, *arms: str, seeds: int = 2, **changes: Any) -> tuple[dict[str, Any], list[str]]:
     notes: list[str] = []
-    plan = AblationPlan(arms=arms, seeds=seeds, requests=4, constant=GENERIC)
+    plan = AblationPlan(arms=arms, seeds=seeds, requests=4, constant=GENERIC, **changes)
     return await ablate(full(), Path("model"), folder, plan, notes.append), notes
 
 
@@ -145,3 +146,66 @@ async def test_the_engine_is_closed_when_a_run_fails(
     with pytest.raises(RuntimeError, match="no learner"):
         await compare(tmp_path, Arm.GRPO)
     assert made["engine"][0].closed
+
+
+async def test_several_worlds_are_compared_apart_and_together(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    result, _ = await compare(tmp_path, Arm.SFT, Arm.GRPO, Arm.FULL, seeds=2, test_worlds=(3, 4))
+    assert result["test_worlds"] == [3, 4] and "world_seed" not in result
+    for found in (result, *result["worlds"].values()):
+        assert {"full_minus_grpo", "grpo_minus_sft"} <= found.keys()
+        assert found["areas"].keys() == {"full_minus_grpo"}, "the start has no curve"
+        assert {"mean", "low", "high"} == found["areas"]["full_minus_grpo"].keys()
+    full, world = result["arms"]["full"], result["worlds"]["3"]["arms"]["full"]
+    assert [step for step, _ in world["curve"]] == [step for step, _ in full["curve"]] == [1, 2, 3]
+    means = [result["worlds"][name]["arms"]["full"]["mean"] for name in ("3", "4")]
+    assert full["mean"] == pytest.approx(sum(means) / 2)
+    gap = result["worlds"]["3"]["areas"]["full_minus_grpo"]["mean"]
+    areas = [result["worlds"]["3"]["arms"][name]["area"]["mean"] for name in ("full", "grpo")]
+    assert gap == pytest.approx(areas[0] - areas[1])
+
+
+async def test_of_the_training_world_areas_are_compared_over_seeds(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    result, _ = await compare(tmp_path, Arm.GRPO, Arm.FULL, seeds=2)
+    assert result["areas"]["full_minus_grpo"]["mean"] == pytest.approx(
+        result["arms"]["full"]["area"] - result["arms"]["grpo"]["area"]
+    )
+    assert "worlds" not in result
+
+
+async def test_a_comparison_killed_at_any_trajectory_ends_as_one_that_was_not(
+    made: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    whole, _ = await compare(tmp_path / "whole", Arm.GRPO, seeds=1, test_worlds=(3, 4))
+    played = len(made["rollouts"][0].tasks)
+
+    class Killed(Exception):
+        pass
+
+    async def kill(task: Any) -> None:
+        raise Killed
+
+    for at in range(1, played, 7):
+        folder = tmp_path / f"killed-{at}"
+
+        class Dying(FakeRollouts):
+            async def rollout(self, task: Any, at: int = at) -> Any:
+                if len(self.tasks) >= at:
+                    raise Killed
+                return await super().rollout(task)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ablation, "build_rollouts", lambda *_: Dying())
+            with pytest.raises(BaseExceptionGroup):
+                await compare(folder, Arm.GRPO, seeds=1, test_worlds=(3, 4))
+        again, _ = await compare(folder, Arm.GRPO, seeds=1, test_worlds=(3, 4))
+        for found in (whole, again):
+            found["arms"]["grpo"].pop("seconds_per_seed", None)
+        assert again == whole
+
+
+async def test_every_student_of_an_evaluation_is_checked(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(3, 4))
+    played = {str(t.key) for t in made["checked"]}
+    assert {name.split("/")[1].split("-")[0] for name in played} == {"validation", "heldout"}
+    validations, tests = 3 * 2 * 2, 2 * 2 * 4  # steps, worlds, requests; kinds of sampling, worlds, requests
+    assert len(made["checked"]) == validations + tests

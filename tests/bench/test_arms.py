@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.bench.ablation import AblationPlan, area
-from genevolve_ray.bench.arms import Arm, arm_config
+from genevolve_ray.bench.ablation import AblationPlan
+from genevolve_ray.bench.arm_results import area, differences_of
+from genevolve_ray.bench.arms import Arm, arm_config, arm_of
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.records.experience import Experience
 
@@ -35,6 +36,8 @@ def differing(arm: Arm) -> set[str]:
         (Arm.GRPO, {"experience.enabled", "learner.ved.coefficient"}),
         (Arm.SHUFFLED, {"experience.control"}),
         (Arm.CONSTANT, {"experience.control"}),
+        (Arm.PLACEBO, {"experience.control"}),
+        (Arm.MERGED, {f"experience.merge.{key}" for key in ("nearest", "alike", "own")}),
     ],
 )
 def test_an_arm_differs_from_the_full_method_in_what_it_is_named_for(arm: Arm, keys: set[str]) -> None:
@@ -51,6 +54,42 @@ def test_an_ablation_starts_from_the_full_method() -> None:
     plain = load_config("atlas", ["learner.ved.coefficient=0"])
     with pytest.raises(ValueError, match=r"learner.ved.coefficient=0"):
         arm_config(plain, Arm.GRPO, seed=1, constant=GENERIC)
+
+
+def test_what_the_full_method_sets_of_an_arm_stays() -> None:
+    base = load_config("atlas", ["experience.merge.nearest=3"])
+    merge = arm_config(base, Arm.MERGED, seed=1, constant=GENERIC).experience.merge
+    assert merge is not None and merge.nearest == 3
+
+
+def test_a_variant_is_its_arm_with_another_name() -> None:
+    plain, variant = (arm_config(full(), label, seed=2, constant=GENERIC) for label in ("grpo", "grpo.fast"))
+    assert variant.name == "grpo.fast-2"
+    assert variant.model_copy(update={"name": plain.name}) == plain
+
+
+@pytest.mark.parametrize("label", ["ful", "full.", "full.a b", ".full", "full.x.y", ""])
+def test_a_label_that_names_no_arm_is_refused(label: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown arm '{label}'; known: sft, grpo"):
+        arm_of(label)
+
+
+def test_methods_are_compared_with_grpo_and_the_full_one_with_its_controls() -> None:
+    labels = ["sft", "grpo", "placebo", "merged", "full", "full.exact"]
+    assert differences_of(labels) == [
+        ("full", "grpo"),
+        ("merged", "grpo"),
+        ("full.exact", "grpo"),
+        ("full", "placebo"),
+        ("merged", "full"),
+        ("full.exact", "full"),
+        ("grpo", "sft"),
+    ]
+
+
+def test_worlds_named_twice_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"test worlds \[3, 3\]"):
+        AblationPlan(test_worlds=(3, 3), constant=GENERIC)
 
 
 def test_an_arm_named_twice_is_refused() -> None:

@@ -226,3 +226,92 @@ async def test_what_was_down_is_asked_again_and_a_bad_answer_is_not(fault: Infra
     learned = await learn(experience, 0)
     assert len(summariser.asked) == asked
     assert learned.faults == (str(fault),)
+
+
+class PlainSummariser(FakeSummariser):
+    """Says the same about every pair, and gives the moons of every request away."""
+
+    async def compare(self, request: Request, pair: Pair) -> Experience:
+        said = ("read both", "draw seven moons")
+        return (await super().compare(request, pair)).guided({"prompt_construction": said})
+
+
+async def test_lessons_are_counted_by_where_they_come_from() -> None:
+    experience = make(embedder=FakeEmbedder(classes=2), merge={"nearest": 5})
+    await learn(experience, 0, 2, 4)
+    learned = await experience.learn(
+        [Numbered().train(i) for i in (6, 8, 1)], [group(6, 2, (0.5, 0.5)), group(8, 2), group(1, 2, (0.4, 0.5))], 2
+    )
+    assert [(x.request_id, x.kind, x.merged) for x in learned.lessons] == [
+        ("train-6", "merged", (3, 2, 1, 0)),
+        ("train-8", "own", ()),
+    ]
+    names = ("own", "remembered", "merged", "stuck", "stuck_taught")
+    assert [learned.metrics[f"experience_{name}"] for name in names] == [1, 0, 1, 2, 1]
+
+
+async def test_a_merged_lesson_gives_no_answer_of_its_request_away() -> None:
+    experience = make(PlainSummariser(), FakeEmbedder(classes=2), merge={})
+    await learn(experience, 0, 2)
+    asked = Numbered().train(4).model_copy(update={"prompt": "Draw seven moons over Kerbria, as 4"})
+    [lesson] = (await experience.learn([asked], [group(4, 2, (0.5, 0.5))], 2)).lessons
+    assert lesson.experience.guidance == {"prompt_construction": ("read both",)}
+
+
+async def test_a_merged_lesson_of_which_nothing_is_left_teaches_nobody() -> None:
+    class Telling(FakeSummariser):
+        async def compare(self, request: Request, pair: Pair) -> Experience:
+            return (await super().compare(request, pair)).guided({"prompt_construction": ("draw seven",)})
+
+    experience = make(Telling(), FakeEmbedder(classes=2), merge={})
+    await learn(experience, 0, 2)
+    asked = Numbered().train(4).model_copy(update={"prompt": "Draw seven moons, as 4"})
+    assert (await experience.learn([asked], [group(4, 2, (0.5, 0.5))], 2)).lessons == ()
+
+
+async def test_stuck_requests_are_taught_first() -> None:
+    experience = make(embedder=FakeEmbedder(classes=1), recall="stuck_first", max_taught=1)
+    await learn(experience, 0)
+    requests = [Numbered().train(i) for i in (1, 2)]
+    learned = await experience.learn(requests, [group(1, 2), group(2, 2, (0.5, 0.55))], 2)
+    assert [x.request_id for x in learned.lessons] == ["train-2"]
+
+
+async def test_a_placebo_teaches_the_same_requests_with_other_words() -> None:
+    def neutral(bundle: Experience) -> Experience:
+        return bundle.guided({slot: ("and so",) * len(b) for slot, b in bundle.guidance.items()})
+
+    experience = LocalExperience(settings(control="placebo"), FakeSummariser(), FakeEmbedder(), neutral)
+    learned = await learn(experience, 0, 1)
+    assert [(x.request_id, x.experience.guidance) for x in learned.lessons] == [
+        (f"train-{i}", {"search_strategy": ("and so",)}) for i in (0, 1)
+    ]
+    assert all(x.experience.request_id == x.request_id and not x.own for x in learned.lessons)
+
+
+async def test_a_merged_bundle_shuffles_to_one_that_shares_nothing_with_it() -> None:
+    experience = make(embedder=FakeEmbedder(classes=2), merge={}, control="shuffled")
+    await learn(experience, 0, 2, 1, 3)
+    requests = [Numbered().train(i) for i in (4, 5)]
+    learned = await experience.learn(requests, [group(4, 2, (0.5, 0.5)), group(5, 2, (0.5, 0.5))], 2)
+    assert [x.merged for x in learned.lessons] == [(3, 2), (1, 0)], "each has the other's"
+
+
+async def test_merged_lessons_are_the_same_after_a_resume(scene: Scene, tmp_path: Path) -> None:
+    def begin(of: Scene, steps: int, learner: FakeLearner) -> Any:
+        experience = make(embedder=FakeEmbedder(classes=2), merge={"own": True}, recall="stuck_first", max_taught=2)
+        evolution = of.begin(make_config(steps=steps), FakeRollouts(), learner, experience)
+        evolution.requests = Numbered()
+        return evolution
+
+    await evolve(begin(scene, 2, FakeLearner()))
+    resumed = begin(scene, 4, FakeLearner())
+    await evolve(resumed)
+    (tmp_path / "other").mkdir()
+    other = Scene(tmp_path / "other")
+    whole = begin(other, 4, FakeLearner())
+    await evolve(whole)
+    assert any(lesson.merged for step in (1, 2, 3, 4) for lesson in stored_lessons(whole.store, step))
+    assert [m.state_hash for m in resumed.store.manifests()] == [m.state_hash for m in whole.store.manifests()]
+    assert resumed.store.get_experience(4) == whole.store.get_experience(4)
+    other.close()

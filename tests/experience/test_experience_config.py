@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from genevolve_ray.experience.config import ExperienceConfig
+from genevolve_ray.experience.config import STATED_THRESHOLDS, ExperienceConfig, MemoryConfig
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,13 @@ from genevolve_ray.experience.config import ExperienceConfig
         ({"embedder": {"type": "my:Embedder", "runtime_env": {"pip": ["x"]}}}, "environment is summariser.runtime_env"),
         ({"key": {"fields": []}}, "at least 1 item"),
         ({"min_gap": 2}, "less than or equal to 1"),
+        ({"recall": "stuck_first"}, "recall='stuck_first' orders requests under a bound"),
+        ({"merge": {"nearest": 1}}, "greater than or equal to 2"),
+        ({"memory": {"threshold": "high"}}, "'auto'"),
+        (
+            {"memory": {"threshold": "auto"}, "embedder": {"type": "my:Embedder"}},
+            "no threshold is stated for embedder.kind='plugin'",
+        ),
         ({"capacity": 500}, "Extra inputs"),
     ],
 )
@@ -53,6 +60,28 @@ def test_the_defaults_are_the_papers() -> None:
     config = ExperienceConfig()
     assert (config.enabled, config.min_gap, config.max_pairs) == (False, 0.20, 8)
     assert (config.memory.capacity, config.memory.threshold) == (500, 0.84)
+
+
+@pytest.mark.parametrize(
+    ("embedder", "threshold"),
+    [
+        ({}, STATED_THRESHOLDS["hashing"]),
+        ({"kind": "transformers", "transformers": {"model": "m"}}, 0.84),
+        (
+            {"kind": "transformers", "transformers": {"model": "m", "pooling": "mean"}},
+            STATED_THRESHOLDS["transformers:mean"],
+        ),
+    ],
+)
+def test_the_threshold_may_be_that_of_the_embedder(embedder: dict[str, Any], threshold: float) -> None:
+    config = ExperienceConfig.model_validate({"memory": {"threshold": "auto"}, "embedder": embedder})
+    assert config.memory.threshold == threshold, "the resolved settings have the number"
+    assert ExperienceConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_memory_by_itself_needs_a_number() -> None:
+    with pytest.raises(ValueError, match="a memory by itself needs a number"):
+        _ = MemoryConfig(threshold="auto").least_cosine
 
 
 def test_settings_import_nothing_heavy() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from page_helpers import HOSTILE, Page, parsed
 
-from genevolve_ray.viewer.ablation import render_ablation, write_ablation
+from genevolve_ray.viewer.ablation import colours_of, render_ablation, write_ablation
 
 SECTIONS = ["headlines", "arms", "differences", "bundles", "curves", "diagnostics"]
 TAUGHT = {
@@ -146,3 +146,22 @@ def test_the_file_appears_whole_in_a_new_folder(result: dict[str, Any], tmp_path
 
 def test_the_same_result_read_from_json_gives_the_same_page(result: dict[str, Any]) -> None:
     assert render_ablation(json.loads(json.dumps(result))) == render_ablation(result)
+
+
+def test_areas_and_worlds_have_lines_of_their_own(result: dict[str, Any]) -> None:
+    gap = {"mean": 0.02, "low": 0.01, "high": 0.03}
+    world = {"arms": result["arms"], "full_minus_grpo": gap, "areas": {"full_minus_grpo": gap}}
+    found = result | {"areas": {"full_minus_grpo": gap}, "worlds": {"3": world, "4": world}, "test_worlds": [3, 4]}
+    page = read(found)
+    assert [row[0] for row in page.rows("differences")[1:]] == [
+        "full − grpo", "full − shuffled", "full − constant", "full − grpo, area", "full − grpo, world 3",
+        "full − grpo, world 3, area", "full − grpo, world 4", "full − grpo, world 4, area",
+    ]  # fmt: skip
+    assert "200 held-out requests each" in page.words and "test worlds 3, 4" in page.words
+    assert "validation requests of the test worlds" in page.words
+
+
+def test_arms_that_are_added_later_have_colors_of_their_own() -> None:
+    colours = colours_of(["grpo", "full", "redraws", "full.exact", "merged"])
+    assert len(set(colours.values())) == 5
+    assert (colours["grpo"], colours["full"]) == (0, 1)

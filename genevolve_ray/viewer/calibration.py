@@ -1,0 +1,71 @@
+"""Page of a calibration: precision and recall of recalled guidance against the threshold of a memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from genevolve_ray.experience.calibration import Calibration, Recalled
+from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Kind
+from genevolve_ray.viewer.figures import Figure
+from genevolve_ray.viewer.headlines import Tile
+from genevolve_ray.viewer.page import percent, render_page, write_page
+
+
+def write_calibration(found: Calibration, out: Path, run: str) -> Path:
+    """Write the page of a calibration and return its path. Raises OSError when it cannot be written."""
+    return write_page(render_calibration(found, run), out)
+
+
+def render_calibration(found: Calibration, run: str) -> str:
+    """Return the page as text; every name in it is escaped."""
+    context: dict[str, Any] = {
+        "what": "calibration",
+        "title": run,
+        "subtitle": [
+            f"{found.bundles:,} bundles",
+            f"{found.requests:,} requests",
+            found.embedder,
+            f"against {found.reference}",
+        ],
+        "tiles": _tiles(found),
+        "thumbs": {},
+        "curve": _figure(found),
+        "rows": found.rows,
+        "recommended": found.recommended,
+    }
+    return render_page("calibration.html.j2", context)
+
+
+def _tiles(found: Calibration) -> list[Tile]:
+    row = next((r for r in found.rows if r.threshold == found.recommended), None)
+    tiles = [
+        Tile("Threshold of the run", f"{found.threshold:g}"),
+        Tile("Precision of any other bundle", percent(found.chance)),
+    ]
+    if row is None:
+        return [Tile("Recommended threshold", "none", note=f"no precision of {found.wanted:g}"), *tiles]
+    note = f"precision {percent(row.nearest.precision)}, recall {percent(row.nearest.recall)}"
+    return [Tile("Recommended threshold", f"{row.threshold:g}", note=note), *tiles]
+
+
+def _figure(found: Calibration) -> Figure:
+    xs = [row.threshold for row in found.rows]
+
+    def series(name: str, color: int, recalled: list[Recalled]) -> list[ChartSeries]:
+        precision = [one.precision for one in recalled]
+        low, high = ([getattr(one, end) for one in recalled] for end in ("low", "high"))
+        return [
+            ChartSeries(f"{name}: precision", color, xs, precision, low=low, high=high),
+            ChartSeries(f"{name}: recall", color + 2, xs, [one.recall for one in recalled]),
+        ]
+
+    lines = series("nearest", 0, [r.nearest for r in found.rows]) + series("merged", 1, [r.merged for r in found.rows])
+    lines.append(ChartSeries("hit rate", 5, xs, [row.hit_rate for row in found.rows]))
+    chance = [found.chance] * 2
+    lines.append(ChartSeries("precision of any other bundle", 4, [xs[0], xs[-1]], chance, Kind.GUIDE))
+    chart = ChartSpec(
+        tuple(lines), x=ChartAxis("threshold"), y=ChartAxis("share", percent=True, zero=True), legend=True
+    )
+    caption = "Bands are 95% intervals over requests."
+    return Figure("calibration", "Recalled guidance by threshold", caption, chart, wide=True)
