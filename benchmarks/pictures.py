@@ -53,8 +53,9 @@ def run(options: Options) -> list[Row]:
 
 
 def _measure(shape: Shape, options: Options) -> Iterator[Row]:
-    from genevolve_ray.learning.config import KlConfig, LearnerConfig, VedConfig
+    from genevolve_ray.learning.config import KlConfig, LearnerConfig
     from genevolve_ray.learning.step import Learner
+    from genevolve_ray.learning.ved_config import VedConfig
     from genevolve_ray.learning.vision import LedgerPictures
     from genevolve_ray.models.image_tokens import load_image_tokens
 

@@ -12,7 +12,8 @@ import pytest
 from genevolve_ray.config import load_config
 from genevolve_ray.experience.config import Eviction
 from genevolve_ray.judges.endpoint_summariser import EndpointSummariserConfig
-from genevolve_ray.learning.config import KlForm, LearningRateSchedule, LossAggregation, TokenAggregation, VedForm
+from genevolve_ray.learning.config import KlForm, LearningRateSchedule, LossAggregation
+from genevolve_ray.learning.ved_config import TokenAggregation, VedForm
 from genevolve_ray.records.experience import BundleFormatName
 from genevolve_ray.records.strict_text import key_lines, load_yaml
 

@@ -87,7 +87,7 @@ def arm_config(base: EvolutionConfig, label: str, *, seed: int, constant: Experi
     Raises:
         ValueError: when the base has no distillation to remove.
     """
-    if not base.experience.enabled or base.learner.ved.coefficient <= 0:
+    if not base.experience.enabled or not base.learner.ved.teaches:
         raise ValueError(
             "an ablation needs the full method: "
             f"experience.enabled={base.experience.enabled}, learner.ved.coefficient={base.learner.ved.coefficient:g}"

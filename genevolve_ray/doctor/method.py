@@ -6,6 +6,7 @@ from genevolve_ray.config import ConfigError, RunConfig, load_config
 from genevolve_ray.doctor.machine import Check
 from genevolve_ray.doctor.parts import note
 from genevolve_ray.evolution.layers import is_file
+from genevolve_ray.learning.ved_config import GradientRatio
 
 
 def method(config: RunConfig) -> list[Check]:
@@ -32,7 +33,7 @@ def method(config: RunConfig) -> list[Check]:
     return found
 
 
-def _parts(config: RunConfig) -> dict[str, tuple[str, float]]:
+def _parts(config: RunConfig) -> dict[str, tuple[str, float | GradientRatio]]:
     """Return, by its key, name and value of each part of the method; a part is off where its value is 0."""
     return {
         "experience.enabled": ("experience", config.experience.enabled),

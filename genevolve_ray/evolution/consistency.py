@@ -15,7 +15,7 @@ def check_consistent(config: EvolutionConfig) -> None:
             "learner and engine must use one temperature: "
             f"learner.temperature={config.learner.temperature}, sampling.temperature={config.sampling.temperature}"
         )
-    if config.learner.ved.coefficient > 0 and not config.experience.enabled:
+    if config.learner.ved.teaches and not config.experience.enabled:
         raise ValueError(
             "distillation needs experience: "
             f"learner.ved.coefficient={config.learner.ved.coefficient:g}, experience.enabled=false"

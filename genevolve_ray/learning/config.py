@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from genevolve_ray.learning.advantage import AdvantageConfig
+from genevolve_ray.learning.ved_config import VedConfig
 from genevolve_ray.records.base import Config
 
 
@@ -109,57 +110,6 @@ class KlConfig(Config):
     """Estimator of the divergence that is differentiated."""
     rho_cap: float = Field(default=2.0, gt=0)
     """Greatest importance weight pi / mu in the `score` form; `low_var_kl` has no such weight."""
-
-
-class VedForm(StrEnum):
-    """Select the differentiated estimator of the reverse KL to the teacher (see `learning.ved`)."""
-
-    SCORE = "score"
-    """The score function: its gradient keeps its sign under cap and clip."""
-    PAPER = "paper"
-    """The importance-weighted k3 with gradient through the ratio, reported as the paper's form."""
-
-
-class TokenAggregation(StrEnum):
-    """Select how the losses of the gated tokens become one number (always over the GLOBAL batch)."""
-
-    SUM = "sum"
-    """Their sum in each sequence, averaged over the sequences that have a bundle."""
-    MEAN = "mean"
-    """Their mean in each sequence, averaged over the sequences that have a bundle."""
-    BATCH_TOKEN_MEAN = "batch_token_mean"  # noqa: S105
-    """One mean over all gated tokens of the batch, as reading notes of the paper state (PAPER section 9)."""
-
-
-class VedConfig(Config):
-    """Configure Visual Experience Distillation (PAPER section 4). Coefficient 0 means no teacher pass.
-
-    The paper's coefficient is 2.0. It belongs to one aggregation: reading notes give `batch_token_mean`. Under `sum`
-    the same coefficient weighs about as many times more as a sequence has gated tokens.
-    """
-
-    coefficient: float = Field(default=0.0, ge=0)
-    """Weight lambda of the distillation loss; 0 runs no teacher."""
-    form: VedForm = VedForm.SCORE
-    """Estimator of the divergence that is differentiated."""
-    rho_cap: float = Field(default=2.0, gt=0)
-    """Greatest importance weight pi / mu."""
-    gap_clip: float = Field(default=10.0, gt=0)
-    """Bound b: of |log pi - log q| in the `score` form, of k3 in the `paper` form."""
-    token_cap: float | None = Field(default=None, gt=0)
-    """c_tok of the `paper` form; its value is not known."""
-    gate_fraction: float = Field(default=0.10, gt=0, le=1)
-    """Share of a sequence's policy tokens that is taught: those with the largest |log pi - log q|."""
-    gate_kinds: tuple[Literal["think", "tool_call", "answer", "text"], ...] = ()
-    """Kinds of span whose tokens may be taught; empty means all."""
-    aggregation: TokenAggregation = TokenAggregation.SUM
-    """How the losses of gated tokens are combined."""
-
-    @model_validator(mode="after")
-    def _cap_belongs_to_the_paper_form(self) -> VedConfig:
-        if self.token_cap is not None and self.form is not VedForm.PAPER:
-            raise ValueError(f"token_cap={self.token_cap} belongs to form 'paper', form is {self.form.value!r}")
-        return self
 
 
 class PublishForm(StrEnum):
@@ -316,6 +266,11 @@ class LearnerConfig(Config):
             raise ValueError(f"context_parallel={self.context_parallel} needs packed_rows=true: it cuts packed rows")
         if self.kernels == "liger" and self.device == "cpu":
             raise ValueError("kernels=liger needs a GPU, got device=cpu")
+        if self.context_parallel > 1 and self.ved.teaches and self.ved.form.exact:
+            raise ValueError(
+                f"ved.form={self.ved.form.value} needs context_parallel=1, got {self.context_parallel}: the teacher's "
+                "states are compared on the rank that has the student's"
+            )
         return self
 
     @model_validator(mode="after")

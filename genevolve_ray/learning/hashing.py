@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from genevolve_ray.learning.coefficient import COEFFICIENT
 from genevolve_ray.learning.digests import checksum, word_of
 from genevolve_ray.learning.distributed import Ranks, untied
 
@@ -65,6 +66,8 @@ def _tensors(
     for index, parameter in enumerate(parameters):
         for name, slot in optimizer.state.get(parameter, {}).items():
             yield f"optimizer.{index}.{name}", torch.as_tensor(slot)
+    if (coefficient := optimizer.param_groups[0].get(COEFFICIENT)) is not None:
+        yield f"optimizer.{COEFFICIENT}", torch.tensor([coefficient], dtype=torch.float64)
 
 
 def _share(tensor: Tensor, ranks: Ranks) -> int:

@@ -38,7 +38,7 @@ def ban_mask(vocabulary: int, banned: Sequence[int], device: torch.device) -> Te
     return mask_V.to(device)
 
 
-def _logits(hidden_C_H: Tensor, weight_V_H: Tensor, temperature: float, ban_mask_V: Tensor | None) -> Tensor:
+def chunk_logits(hidden_C_H: Tensor, weight_V_H: Tensor, temperature: float, ban_mask_V: Tensor | None) -> Tensor:
     """Return logits [C, V] at the sampling temperature, banned ones -inf, in float32 or wider."""
     logits_C_V = _product(hidden_C_H, weight_V_H)
     if temperature != 1.0:
@@ -48,8 +48,8 @@ def _logits(hidden_C_H: Tensor, weight_V_H: Tensor, temperature: float, ban_mask
     return logits_C_V
 
 
-def _multiplied(weight_V_H: Tensor) -> Tensor:
-    """Return the head as `_product` takes it: on a CPU in float32 or wider, converted once for all chunks of a pass."""
+def head_for_products(weight_V_H: Tensor) -> Tensor:
+    """Return the head [V, H] as `chunk_logits` takes it: on a CPU in float32 or wider, converted once for all chunks of a pass."""
     return weight_V_H if weight_V_H.is_cuda or weight_V_H.dtype.itemsize >= 4 else weight_V_H.float()
 
 
@@ -83,10 +83,10 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs_T = hidden_T_H.new_empty(len(targets_T), dtype=dtype)
         normalisers_T = torch.empty_like(logprobs_T)
         entropy_T = torch.empty_like(logprobs_T) if with_entropy else None
-        head_V_H = _multiplied(weight_V_H)
+        head_V_H = head_for_products(weight_V_H)
         for start in range(0, len(targets_T), chunk):
             part = slice(start, start + chunk)
-            logits_C_V = _logits(hidden_T_H[part], head_V_H, temperature, ban_mask_V)
+            logits_C_V = chunk_logits(hidden_T_H[part], head_V_H, temperature, ban_mask_V)
             normalisers_T[part] = torch.logsumexp(logits_C_V, dim=-1)
             target_C = logits_C_V.gather(1, targets_T[part, None]).squeeze(1)
             logprobs_T[part] = target_C - normalisers_T[part]
@@ -108,10 +108,10 @@ class _TokenLogprobs(torch.autograd.Function):
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden_T_H) if need_hidden else None
         grad_weight = torch.zeros_like(weight_V_H, dtype=normalisers_T.dtype) if need_weight else None
-        head_V_H = _multiplied(weight_V_H)
+        head_V_H = head_for_products(weight_V_H)
         for start in range(0, len(targets_T), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            logits_C_V = _logits(hidden_T_H[part], head_V_H, ctx.temperature, ban_mask_V)
+            logits_C_V = chunk_logits(hidden_T_H[part], head_V_H, ctx.temperature, ban_mask_V)
             probs_C_V = logits_C_V.sub_(normalisers_T[part, None]).exp_()
             scale_C = grad_T[part] / ctx.temperature
             grad_C_V = probs_C_V.mul_(-scale_C[:, None])

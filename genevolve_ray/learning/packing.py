@@ -22,6 +22,7 @@ from genevolve_ray.learning.batch import (
     MicroBatch,
     TowerPicture,
     check_sequence,
+    collate,
     empty_batch,
     micro_batches,
     rank_budget,
@@ -68,6 +69,21 @@ class Packer:
         order.indices = [kept[i] for i in order.indices]
         parts = divide(order, token_budget, ranks)
         return [self._row(sequences, order, part) if part else empty_batch(self._device) for part in parts]
+
+    def together(self, sequences: Sequence[MaskedTokens]) -> MicroBatch:
+        """Return all sequences as one micro-batch, however long; empty without any.
+
+        Raises:
+            ValueError: for a malformed sequence.
+        """
+        if not sequences:
+            return empty_batch(self._device)
+        if not self.packs:
+            return collate(sequences, range(len(sequences)), self._device)
+        for index, sequence in enumerate(sequences):
+            check_sequence(index, sequence)
+        order = PrefixOrder(self._keys(sequences), self._attention_depth)
+        return self._row(sequences, order, range(len(sequences)))
 
     def _row(self, sequences: Sequence[MaskedTokens], order: PrefixOrder, places: Sequence[int]) -> MicroBatch:
         """Return the sequences of some places as one row."""

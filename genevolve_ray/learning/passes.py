@@ -22,8 +22,13 @@ from genevolve_ray.learning.logprobs import ban_mask, token_logprobs
 from genevolve_ray.learning.lora import reference_adapter
 from genevolve_ray.learning.packing import Packer
 from genevolve_ray.learning.policy import head_weight, hidden_states
+from genevolve_ray.learning.streams import Scored, TaughtTokens
+from genevolve_ray.learning.teacher import Comparison, TeacherStates
 from genevolve_ray.learning.tower import TowerFeatures
 from genevolve_ray.learning.workers import Workers
+
+Compare = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Returns one number per policy token [P] from predicting states [N, H], the head [V, H] and log-probs [P]."""
 
 
 class Passes:
@@ -81,7 +86,40 @@ class Passes:
 
     def logprobs(self, batch: MicroBatch, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
-        return self._logprobs(self._model, batch, entropy)
+        logprobs_P, entropy_P, _ = self._logprobs(self._model, batch, entropy)
+        return logprobs_P, entropy_P
+
+    def compared_logprobs(
+        self, batch: MicroBatch, chosen: Sequence[Scored], entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None, TaughtTokens]:
+        """Return what `logprobs` does, and the exact divergence from the teacher, which reads its contexts first.
+
+        Args:
+            batch: the micro-batch.
+            chosen: its sequences, in order.
+            entropy: whether to return entropies.
+        """
+        settings = self._config.ved, self._config.temperature, self._ban_mask_V
+        comparison = Comparison(batch, self._teacher_states(batch, chosen), *settings)
+        logprobs_P, entropy_P, divergence_P = self._logprobs(self._model, batch, entropy, comparison.divergence)
+        assert divergence_P is not None
+        return logprobs_P, entropy_P, comparison.taught(divergence_P)
+
+    @torch.no_grad()
+    def _teacher_states(self, student: MicroBatch, chosen: Sequence[Scored]) -> TeacherStates:
+        """Return the teacher's states for a micro-batch. Every rank makes this pass, also without a bundle."""
+        contexts = [s.teacher for s, scores in chosen if scores is not None and s.teacher is not None]
+        row = self._packer.together(contexts)
+
+        def work() -> tuple[Tensor, Tensor]:
+            states_M_H, weight_V_H = self._states(self._model, row)
+            temperature, ban = self._config.temperature, self._ban_mask_V
+            logprobs_M, _ = token_logprobs(
+                states_M_H, weight_V_H, row.targets_N, temperature=temperature, ban_mask_V=ban
+            )
+            return states_M_H, logprobs_M
+
+        return TeacherStates.of(row, *under_root(self._model, work), student, chosen)
 
     def reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         """Return the reference's log-probs [P], without gradient; None without a reference."""
@@ -112,16 +150,21 @@ class Passes:
         return [x for batch in batches for x in under_root(self._model, partial(raw, batch)).tolist()]
 
     def _logprobs(
-        self, model: PreTrainedModel, batch: MicroBatch, entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
+        self, model: PreTrainedModel, batch: MicroBatch, entropy: bool = False, compare: Compare | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return log-probs [P] of policy tokens at the sampling temperature under the ban mask.
+
+        With them come their entropies [P], and what `compare` returns. It runs here because the head is whole here.
+        """
         context = self._ranks.context
         part = None if context is None or batch.layout is None else context.part(batch)
 
-        def work() -> tuple[Tensor, Tensor | None]:
+        def work() -> tuple[Tensor, Tensor | None, Tensor | None]:
             own = batch if part is None else part.batch
+            states_N_H, weight_V_H = self._states(model, own, part)
             logprobs_N, entropy_N = token_logprobs(
-                *self._states(model, own, part),
+                states_N_H,
+                weight_V_H,
                 own.targets_N,
                 temperature=self._config.temperature,
                 ban_mask_V=self._ban_mask_V,
@@ -130,7 +173,9 @@ class Passes:
             if part is not None:
                 logprobs_N = part.united(logprobs_N)
                 entropy_N = None if entropy_N is None else part.united(entropy_N)
-            return logprobs_N[batch.places_P], None if entropy_N is None else entropy_N[batch.places_P]
+            logprobs_P = logprobs_N[batch.places_P]
+            entropy_P = None if entropy_N is None else entropy_N[batch.places_P]
+            return logprobs_P, entropy_P, None if compare is None else compare(states_N_H, weight_V_H, logprobs_P)
 
         return under_root(model, work)
 

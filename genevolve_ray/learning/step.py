@@ -1,26 +1,21 @@
-"""The learner: scores sequences, takes one GRPO step on them, saves and restores its whole state.
-
-Shape legend: P policy tokens of a micro-batch.
-"""
+"""The learner: scores sequences, takes one GRPO step on them, saves and restores its whole state."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, TrainSequence
 from genevolve_ray.learning.build import base_dtype, build_optimizer, build_policy, flops_per_token
 from genevolve_ray.learning.checkpoint_parts import OPTIMIZER_FILE, load_optimizer, save_parts
+from genevolve_ray.learning.coefficient import Coefficient
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.distributed import (
     Ranks,
@@ -33,9 +28,7 @@ from genevolve_ray.learning.distributed import (
     sum_replicated,
     with_context,
 )
-from genevolve_ray.learning.grpo import grpo_loss
 from genevolve_ray.learning.hashing import learner_hash
-from genevolve_ray.learning.kl import reference_kl
 from genevolve_ray.learning.lora import (
     adapter_scalings,
     adapter_state,
@@ -44,6 +37,7 @@ from genevolve_ray.learning.lora import (
     read_adapter,
     write_adapter,
 )
+from genevolve_ray.learning.objective import Objective
 from genevolve_ray.learning.outgoing import OutgoingWeights
 from genevolve_ray.learning.parts import Sizes, StepSums
 from genevolve_ray.learning.passes import Passes
@@ -57,18 +51,8 @@ from genevolve_ray.learning.policy import (
 from genevolve_ray.learning.redraw_config import GuidedDraws
 from genevolve_ray.learning.redraws import add_redraws
 from genevolve_ray.learning.speed import peak_memory
-from genevolve_ray.learning.streams import (
-    MAXIMA,
-    BatchCounts,
-    Scored,
-    Term,
-    TokenStreams,
-    means,
-    parity_metrics,
-    token_streams,
-)
+from genevolve_ray.learning.streams import means
 from genevolve_ray.learning.tower import FrozenTower
-from genevolve_ray.learning.ved import ved_loss
 from genevolve_ray.learning.workers import Workers
 from genevolve_ray.models.companions import copy_companions
 
@@ -131,6 +115,9 @@ class Learner:
         self._optimizer = build_optimizer(self.model, config)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._scalings = adapter_scalings(self.model)
+        self._coefficient = Coefficient(config.ved, self._optimizer, self._parameters, self._ranks)
+        computing = self._passes, self._workers, self._ranks, self._parameters
+        self._objective = Objective(config, *computing, self._coefficient)
         self.gaps: list[list[float]] = []
         """Of the last step: log pi - log q per policy token of each sequence, empty where it had no teacher."""
         self._sums: StepSums | None = None
@@ -148,78 +135,6 @@ class Learner:
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def _terms(self, taught: int) -> list[Term]:
-        """Return the terms of L = L_GRPO + beta * KL_ref + lambda * L_VED, each over the same token streams."""
-        terms: list[Term] = [partial(grpo_loss, config=self.config.grpo)]
-        if self._passes.refers:
-            terms.append(partial(reference_kl, config=self.config.kl, aggregation=self.config.grpo.aggregation))
-        if taught:
-            terms.append(partial(ved_loss, config=self.config.ved))
-        return terms
-
-    def _accumulate(
-        self,
-        batches: Sequence[MicroBatch],
-        sequences: Sequence[Scored],
-        version: int,
-        counts: BatchCounts | None = None,
-    ) -> dict[str, float]:
-        """Add every micro-batch's gradient and return the summed loss and token metrics.
-
-        Losses divide by `counts`, by default those of the sequences.
-        """
-        counts = counts or BatchCounts.of(sequences, self.config.ved.gate_fraction)
-        terms, self.gaps = self._terms(counts.taught), [[] for _ in sequences]
-
-        def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, float]]:
-            logprobs_P, entropy_P = self._passes.logprobs(batch, entropy=True)
-            streams = token_streams(
-                batch,
-                [sequences[i] for i in batch.indices],
-                logprobs_P,
-                self._passes.reference_logprobs(batch),
-                counts=counts,
-                proximal=self.config.grpo.needs_proximal,
-                version=version,
-            )
-            assert entropy_P is not None
-            loss = logprobs_P.new_zeros(())
-            metrics = {"entropy": entropy_P.sum(), **parity_metrics(streams)}
-            for term in terms:
-                value, parts = term(streams)
-                loss = loss + value
-                metrics.update(parts)
-            self._note_gaps(batch, streams)
-            return loss, {"loss": loss.item()} | {name: metric.item() for name, metric in metrics.items()}
-
-        totals: dict[str, float] = defaultdict(float)
-        mine = self._ranks.share(batches, self._device)
-        for metrics in self._workers.add_gradients(loss_of, mine, self._parameters):
-            for name, metric in metrics.items():
-                totals[name] = max(totals[name], metric) if name in MAXIMA else totals[name] + metric
-        if counts.taught:
-            self.gaps = self._ranks.gather(self.gaps)
-        return self._ranks.combine(totals, MAXIMA) | {"taught_sequences": float(counts.taught)}
-
-    def _note_gaps(self, batch: MicroBatch, streams: TokenStreams) -> None:
-        """Keep log pi - log q of the policy tokens of taught sequences, for a display of the moved tokens."""
-        if streams.teacher_P is None or streams.taught_P is None:
-            return
-        gaps = (streams.logprobs_P.detach() - streams.teacher_P).tolist()
-        for gap, row, taught in zip(gaps, batch.sequence_P.tolist(), streams.taught_P.tolist(), strict=True):
-            if taught:
-                self.gaps[batch.indices[row]].append(gap)
-
-    def _with_teacher(self, sequences: Sequence[TrainSequence]) -> list[Scored]:
-        """Pair each sequence with its teacher's log-probs on the policy tokens, None where it has no bundle.
-
-        The teacher is this same policy before the step, without gradient, on the context that holds experience.
-        """
-        taught = [i for i, s in enumerate(sequences) if s.teacher is not None and self.config.ved.coefficient > 0]
-        contexts = [teacher for i in taught if (teacher := sequences[i].teacher) is not None]
-        scores: dict[int, list[float]] = dict(zip(taught, self.score(contexts), strict=True))
-        return [(s, scores.get(i) or None) for i, s in enumerate(sequences)]
-
     def _add(self, sequences: Sequence[TrainSequence], step: int) -> StepSums:
         """Add the gradient of a part of a step's batch, and return the sums over all its parts so far."""
         started = time.perf_counter()
@@ -231,12 +146,12 @@ class Learner:
             sums = StepSums(step)
         sums.sizes += Sizes.of(batches, sequences)
         with self._passes.features.step():
-            scored = self._with_teacher(sequences)
+            scored = self._objective.with_teacher(sequences)
             sums.seconds_teacher += time.perf_counter() - started
             if batches:
-                counts = BatchCounts.of(scored, self.config.ved.gate_fraction)
-                sums.add(counts, self._accumulate(batches, scored, step, sums.divisor(counts)))
-        sums.gaps += self.gaps if batches else [[] for _ in sequences]
+                counts = self._objective.counts(scored)
+                sums.add(counts, self._objective.add_gradients(batches, scored, step, sums.divisor(counts)))
+        sums.gaps += self._objective.gaps if batches else [[] for _ in sequences]
         sums.seconds += time.perf_counter() - started
         return sums
 
@@ -300,8 +215,11 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         metrics = means(sums.totals, sums.sizes.policy_tokens) | redrawn
         metrics |= {"loss": loss, "grad_norm": norm, "lr": rate, "gpu_memory_peak_bytes": peak_memory(self._device)}
-        if self.config.ved.coefficient > 0:
-            metrics |= {"taught_sequences": taught, "seconds_teacher": sums.seconds_teacher}
+        if self.config.ved.teaches:
+            metrics["taught_sequences"] = taught
+            if not self.config.ved.form.exact:  # Its teacher reads between the student's micro-batches.
+                metrics["seconds_teacher"] = sums.seconds_teacher
+            metrics |= self._coefficient.figures if taught else {}
         sums.seconds += time.perf_counter() - started
         return metrics | sums.sizes.metrics(sums.seconds, flops_per_token(self.model))
 

@@ -25,7 +25,21 @@ _TAUGHT = "ved_"
 """Metrics of this prefix are sums over the tokens of sequences that have a teacher."""
 
 Scored = tuple[TrainSequence, list[float] | None]
-"""A sequence and its teacher's log-probs on the policy tokens, None where it has no bundle."""
+"""A sequence and its teacher's log-probs on the policy tokens: None where it has no bundle, and empty where the teacher
+reads it beside its micro-batch."""
+
+
+@dataclass(frozen=True)
+class TaughtTokens:
+    """Hold what a teacher says about the policy tokens [P] of a micro-batch, beside which it has read.
+
+    Attributes:
+        logprobs_P: its log-probs, 0 on tokens of sequences without a bundle.
+        divergence_P: the divergence from it on the tokens that the gate selects, 0 elsewhere.
+    """
+
+    logprobs_P: Tensor
+    divergence_P: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,8 @@ class TokenStreams:
         seeing_P: True on tokens of sequences that show pictures; None means none.
         policy_tokens: policy tokens of the GLOBAL batch.
         gated_tokens: tokens of the GLOBAL batch that VED's gate will select.
+        divergence_P: the exact divergence from the teacher on tokens that VED's gate selects, 0 on others; carries
+            gradient.
     """
 
     logprobs_P: Tensor
@@ -68,6 +84,7 @@ class TokenStreams:
     seeing_P: Tensor | None = None
     policy_tokens: int = 0
     gated_tokens: int = 0
+    divergence_P: Tensor | None = None
 
     def normalizer(self, aggregation: LossAggregation) -> int:
         """Return the global count that a sum of token losses is divided by."""
@@ -139,6 +156,7 @@ def token_streams(
     counts: BatchCounts,
     proximal: bool,
     version: int,
+    teacher: TaughtTokens | None = None,
 ) -> TokenStreams:
     """Return the inputs of the losses: one value per policy token of the micro-batch.
 
@@ -150,11 +168,13 @@ def token_streams(
         counts: those of the global batch.
         proximal: whether the correction needs the policy's log-probs before the step.
         version: the policy version that learns.
+        teacher: what a teacher that read beside the micro-batch says; by default its log-probs come with the sequences.
     """
     column = partial(torch.tensor, dtype=logprobs_P.dtype, device=logprobs_P.device)
     flags = partial(torch.tensor, dtype=torch.bool, device=logprobs_P.device)
     behaviour = [x for s, _ in chosen for x, wanted in zip(s.logprobs, s.policy_mask, strict=True) if wanted]
-    teacher = [x for s, scores in chosen for x in scores or [0.0] * s.policy_tokens]
+    scored = [x for s, scores in chosen for x in scores or [0.0] * s.policy_tokens]
+    teacher_P = column(scored) if counts.taught else None
     return TokenStreams(
         logprobs_P=logprobs_P,
         behaviour_P=column(behaviour),
@@ -164,7 +184,7 @@ def token_streams(
         # A step is one update, so the policy at its start is the policy of this same pass.
         proximal_P=logprobs_P.detach() if proximal else None,
         reference_P=reference_P,
-        teacher_P=column(teacher) if counts.taught else None,
+        teacher_P=teacher_P if teacher is None else teacher.logprobs_P,
         taught_P=flags([scores is not None for _, scores in chosen])[batch.sequence_P],
         gate_P=flags([x for s, _ in chosen for x in _gate(s)]),
         sequence_P=batch.sequence_P,
@@ -173,7 +193,14 @@ def token_streams(
         seeing_P=flags([s.images is not None for s, _ in chosen])[batch.sequence_P],
         policy_tokens=counts.policy_tokens,
         gated_tokens=counts.gated_tokens,
+        divergence_P=None if teacher is None else teacher.divergence_P,
     )
+
+
+def may_be_taught(chosen: Sequence[Scored], device: torch.device) -> Tensor:
+    """Return, per policy token [P], whether its sequence has a teacher and its kind may be taught."""
+    flags = [scores is not None and x for s, scores in chosen for x in _gate(s)]
+    return torch.tensor(flags, dtype=torch.bool, device=device)
 
 
 def _gate(sequence: TrainSequence) -> Sequence[bool]:

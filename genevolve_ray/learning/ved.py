@@ -14,6 +14,11 @@ k3 <= b binds (l < -2.61 for b = 10: the tokens that the teacher prefers most), 
 There the gradient of `paper` is zero. The cap on rho, the clip of l, c_tok and the gate (it selects on the sampled
 token) each add bias: the fraction of tokens that each affects is a metric.
 
+The exact forms (`learning.divergences`) take the expectation over the next token instead of one sample. The token's own
+rho then has no place: at each state, `reverse_kl` has the gradient that `score` has on average over y ~ mu, without its
+variance. Two things stay as they are. States are those that mu visited, unweighted, although pi would visit others. And
+the gate looks at the sampled token: in the exact forms it weighs states, and the gradient at each is exact.
+
 Shape legend: P policy tokens of a micro-batch, S sequences of a micro-batch.
 """
 
@@ -22,8 +27,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genevolve_ray.learning.config import TokenAggregation, VedConfig, VedForm
 from genevolve_ray.learning.streams import TokenStreams, gate_size
+from genevolve_ray.learning.ved_config import GradientRatio, TokenAggregation, VedConfig, VedForm, VedGate
 
 
 def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: float) -> Tensor:
@@ -43,17 +48,34 @@ def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: fl
     return gate_P & eligible_P
 
 
-def ved_loss(streams: TokenStreams, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def selected(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, config: VedConfig) -> Tensor:
+    """Return the mask [P] of the tokens that the gate lets through, by their gap log pi - log q."""
+    if config.gate is VedGate.TOP:
+        return top_gate(gap_P, eligible_P, sequence_P, config.gate_fraction)
+    return eligible_P
+
+
+def ved_loss(
+    streams: TokenStreams, config: VedConfig, coefficient: float | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return coefficient * VED for this micro-batch, its share of the sum over all gated tokens divided by N.
 
     N counts the GLOBAL batch: the sequences that have a bundle (`sum`, `mean`), or the gated tokens
     (`batch_token_mean`). Either keeps the coefficient's meaning when the hit rate changes. The value is that of rho *
-    k3 in both forms; the module's docstring derives the gradients. The metrics are sums over taught tokens, those of
-    sequences with a bundle, and `ved_tokens` is their number.
+    k3 in the forms on sampled tokens, and the divergence in exact ones; the module's docstring derives the gradients.
+    The metrics are sums over taught tokens, those of sequences with a bundle, and `ved_tokens` is their number.
+
+    Args:
+        streams: the tokens of a micro-batch.
+        config: the settings.
+        coefficient: lambda; by default that of the settings, which must then be a number.
 
     Raises:
-        ValueError: when there are no teacher log-probs.
+        ValueError: when there are no teacher log-probs, or no divergences for an exact form.
     """
+    if coefficient is None:
+        assert not isinstance(config.coefficient, GradientRatio), "a ratio gives no coefficient by itself"
+        coefficient = config.coefficient
     if streams.teacher_P is None or streams.taught_P is None or streams.sequence_P is None:
         raise ValueError("VED needs teacher log-probs, the tokens they are for, and the tokens' sequences")
     taught_P, eligible_P = streams.taught_P, streams.taught_P
@@ -61,12 +83,15 @@ def ved_loss(streams: TokenStreams, config: VedConfig) -> tuple[Tensor, dict[str
         eligible_P = eligible_P & streams.gate_P
     with torch.no_grad():
         detached_gap_P = torch.where(taught_P, streams.logprobs_P - streams.teacher_P, 0.0)
-        gate_P = top_gate(detached_gap_P, eligible_P, streams.sequence_P, config.gate_fraction)
+        gate_P = selected(detached_gap_P, eligible_P, streams.sequence_P, config)
         scale_P = gate_P * streams.weights_P
+        if config.gate is VedGate.SIGMOID:
+            weight_P = (-config.sigmoid_slope * detached_gap_P).sigmoid()
+            scale_P = scale_P * weight_P
         if config.aggregation is TokenAggregation.MEAN:
             gated_S = torch.bincount(streams.sequence_P, weights=gate_P.to(scale_P.dtype))
             scale_P = scale_P / gated_S.clamp(min=1)[streams.sequence_P]
-    token_P, metrics = (_score if config.form is VedForm.SCORE else _paper)(streams, detached_gap_P, gate_P, config)
+    token_P, metrics = _FORMS.get(config.form, _exact)(streams, detached_gap_P, gate_P, config)
     with torch.no_grad():
         metrics |= {
             "ved_tokens": taught_P.sum(),
@@ -75,9 +100,11 @@ def ved_loss(streams: TokenStreams, config: VedConfig) -> tuple[Tensor, dict[str
             "ved_gated": gate_P.sum(),
             "ved_gated_gap_abs": (detached_gap_P.abs() * gate_P).sum(),
         }
+        if config.gate is VedGate.SIGMOID:
+            metrics["ved_gate_weight"] = (weight_P * gate_P).sum()
     batch_mean = config.aggregation is TokenAggregation.BATCH_TOKEN_MEAN
     count = streams.gated_tokens if batch_mean else streams.taught_sequences
-    loss = config.coefficient / max(1, count) * (token_P * scale_P).sum()
+    loss = coefficient / max(1, count) * (token_P * scale_P).sum()
     return loss, metrics
 
 
@@ -125,3 +152,13 @@ def _paper(streams: TokenStreams, gap_P: Tensor, gate_P: Tensor, config: VedConf
             "ved_loss": (token_P * gate_P).sum(),
         }
     return token_P, metrics
+
+
+def _exact(streams: TokenStreams, gap_P: Tensor, gate_P: Tensor, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the divergences [P] of an exact form."""
+    if streams.divergence_P is None:
+        raise ValueError(f"form {config.form.value!r} needs the divergence from the teacher at each token")
+    return streams.divergence_P, {"ved_loss": (streams.divergence_P.detach() * gate_P).sum()}
+
+
+_FORMS = {VedForm.SCORE: _score, VedForm.PAPER: _paper}

@@ -59,3 +59,9 @@ def test_a_file_without_a_base_is_advised_to_extend_the_paper(tmp_path: Path) ->
     parts = "\n".join(f"{role}: {{type: 'a:A'}}" for role in ("requests", "tools", "renderer", "judge"))
     [found] = said(own(tmp_path, f"policy: {{model: m}}\n{parts}\n"))
     assert found == "this run has no experience, VED, KL; `extends: paper` at the head of the file"
+
+
+def test_a_coefficient_by_gradient_norms_is_named_as_it_is_set(tmp_path: Path) -> None:
+    (tmp_path / "team.yaml").write_text("extends: atlas\nlearner: {ved: {coefficient: {ratio_to_grpo: 0.5}}}\n")
+    [found] = said(own(tmp_path, "extends: team.yaml\nlearner: {ved: {coefficient: 0}}\n"))
+    assert f"this run has no VED, {tmp_path / 'team.yaml'} has learner.ved.coefficient={{ratio_to_grpo: 0.5}}" in found

@@ -87,7 +87,7 @@ def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = Non
 def batch_of(case: Case, count: int, seed: int) -> list[TrainSequence]:
     """Return a batch in which every other sequence has a teacher, where the case distils."""
     batch = siblings(sequences(count, seed, case.longest))
-    every = 2 if case.config.ved.coefficient else count + 1
+    every = 2 if case.config.ved.teaches else count + 1
     batch = [taught(s, (7, 11, 13), narrow(s)) if i % every == every - 1 else s for i, s in enumerate(batch)]
     if not case.sees:
         return batch
@@ -109,7 +109,7 @@ def gradients(learner: Any, case: Case) -> dict[str, torch.Tensor]:
 
     batch = batch_of(case, case.counts[0], 0)
     learner._optimizer.zero_grad()
-    learner._accumulate(learner._passes.split(batch), learner._with_teacher(batch), 0)
+    learner._objective.add_gradients(learner._passes.split(batch), learner._objective.with_teacher(batch), 0)
     sum_replicated(learner._parameters, learner._ranks)
     return {name: full(p.grad).clone() for name, p in learner.model.named_parameters() if p.grad is not None}
 

@@ -11,20 +11,11 @@ from ranks import Case, compare, compare_gradients, train, train_on_ranks
 from safetensors.torch import load_file
 
 from genevolve_ray.learning.batch import empty_batch
-from genevolve_ray.learning.config import (
-    GrpoConfig,
-    KlConfig,
-    KlForm,
-    LearnerConfig,
-    LoraConfig,
-    LossAggregation,
-    TokenAggregation,
-    VedConfig,
-    VedForm,
-)
+from genevolve_ray.learning.config import GrpoConfig, KlConfig, KlForm, LearnerConfig, LoraConfig, LossAggregation
 from genevolve_ray.learning.context import ContextRanks
 from genevolve_ray.learning.distributed import Ranks, join_ranks, with_context
 from genevolve_ray.learning.policy import state_hash
+from genevolve_ray.learning.ved_config import GradientRatio, TokenAggregation, VedConfig, VedForm, VedGate
 from genevolve_ray.models.adapters import published_tensors
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -62,6 +53,27 @@ COUNTS = (5, 1, 6)
                 }
             ),
             id="means over the tokens of the batch, layers kept gathered",
+        ),
+        pytest.param(
+            SMALL.model_copy(
+                update={
+                    "ved": VedConfig(
+                        coefficient=GradientRatio(ratio_to_grpo=0.5, every=2),
+                        form=VedForm.REVERSE_KL,
+                        gate_fraction=0.3,
+                    )
+                }
+            ),
+            id="exact divergence, coefficient by gradient norms",
+        ),
+        pytest.param(
+            SMALL.model_copy(
+                update={
+                    "lora": LoraConfig(rank=4),
+                    "ved": VedConfig(coefficient=2.0, form=VedForm.JSD, gate=VedGate.SIGMOID),
+                }
+            ),
+            id="adapter, exact divergence, sigmoid gate",
         ),
         pytest.param(SMALL.model_copy(update={"compile": True}), id="compiled", marks=pytest.mark.slow),
     ],

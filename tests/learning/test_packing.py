@@ -18,15 +18,9 @@ from tiny_vl import build_vl
 from zoo import build
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import (
-    GrpoConfig,
-    ImportanceCorrection,
-    KlConfig,
-    LearnerConfig,
-    LoraConfig,
-    VedConfig,
-)
+from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection, KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.step import Learner
+from genevolve_ray.learning.ved_config import VedConfig
 
 BANNED = (0, 63)
 FULL = LearnerConfig(
@@ -46,7 +40,7 @@ def outcome(learner: Learner, batch: list[TrainSequence], *, packed: bool, ranks
     passes._packer.packs = packed
     learner._optimizer.zero_grad()
     batches = passes._packer.batches(batch, learner.config.token_budget, ranks)
-    sums = learner._accumulate(batches, learner._with_teacher(batch), 3)
+    sums = learner._objective.add_gradients(batches, learner._objective.with_teacher(batch), 3)
     return sums, {n: p.grad.clone() for n, p in learner.model.named_parameters() if p.grad is not None}
 
 

@@ -11,17 +11,10 @@ from learning_fakes import exact, sequences, siblings, taught
 from ranks import Case, compare, compare_gradients, train, train_on_ranks
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import (
-    GrpoConfig,
-    KlConfig,
-    KlForm,
-    LearnerConfig,
-    LoraConfig,
-    LossAggregation,
-    VedConfig,
-)
+from genevolve_ray.learning.config import GrpoConfig, KlConfig, KlForm, LearnerConfig, LoraConfig, LossAggregation
 from genevolve_ray.learning.null import NullLearner
 from genevolve_ray.learning.step import Learner, NonFiniteStep
+from genevolve_ray.learning.ved_config import VedConfig
 
 BANNED = (0, 63)
 SMALL = LearnerConfig(lr=1e-3, temperature=0.7, token_budget=40)

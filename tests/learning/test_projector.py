@@ -12,10 +12,11 @@ from seeing_fakes import looking, picture
 from zoo import build
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, PublishForm, VedConfig
+from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, PublishForm
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.rescoring import Rescorer
 from genevolve_ray.learning.step import Learner
+from genevolve_ray.learning.ved_config import VedConfig
 from genevolve_ray.models.adapters import published_tensors, read_adapter
 
 DECODER = LearnerConfig(lr=1e-2, lora=LoraConfig(rank=4), kl=KlConfig(coefficient=0.1), threads=1)

@@ -9,7 +9,8 @@ from ranks import Case, compare, compare_gradients, train, train_on_ranks
 from safetensors.torch import load_file
 from tiny_vl import build_vl
 
-from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
+from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
+from genevolve_ray.learning.ved_config import VedConfig, VedForm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -30,6 +31,10 @@ COUNTS = (7, 3, 1)
         pytest.param(CONFIG.model_copy(update={"gradient_checkpointing": True}), id="all weights, checkpointing"),
         pytest.param(CONFIG.model_copy(update={"lora": LoraConfig(rank=4, projector=True)}), id="projectors"),
         pytest.param(CONFIG.model_copy(update={"lora": LoraConfig(rank=4), "offload": True}), id="decoder, offload"),
+        pytest.param(
+            CONFIG.model_copy(update={"ved": VedConfig(coefficient=0.5, form=VedForm.REVERSE_KL)}),
+            id="exact divergence",
+        ),
     ],
 )
 def test_two_ranks_do_what_one_does_with_pictures(tmp_path: Path, config: LearnerConfig) -> None:

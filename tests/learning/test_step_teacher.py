@@ -12,8 +12,9 @@ from learning_fakes import taught
 from test_step import BANNED, DOUBLE, VOCABULARY, sequences
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import LearnerConfig, TokenAggregation, VedConfig, VedForm
+from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.step import Learner
+from genevolve_ray.learning.ved_config import TokenAggregation, VedConfig, VedForm
 
 GUIDE = [7, 11, 13, 17]
 VED = VedConfig(coefficient=2.0, gate_fraction=1.0)

@@ -13,10 +13,11 @@ from seeing_fakes import looking, picture
 from zoo import build
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, PublishForm, VedConfig
+from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, PublishForm
 from genevolve_ray.learning.policy import vision_tower
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.learning.tower import TowerChanged, TowerFeatures
+from genevolve_ray.learning.ved_config import VedConfig
 
 PLAIN = LearnerConfig(lr=1e-3, temperature=0.7, token_budget=200, threads=1)
 FULL = PLAIN.model_copy(update={"kl": KlConfig(coefficient=0.1), "ved": VedConfig(coefficient=0.5, gate_fraction=0.3)})

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genevolve_ray.learning.batch import TeacherContext, TrainSequence
-from genevolve_ray.learning.config import TokenAggregation, VedConfig, VedForm
 from genevolve_ray.learning.streams import BatchCounts, Scored, TokenStreams
 from genevolve_ray.learning.ved import top_gate, ved_loss
+from genevolve_ray.learning.ved_config import TokenAggregation, VedConfig, VedForm
 
 V = 7
+SAMPLED = (VedForm.SCORE, VedForm.PAPER)
 OPEN: dict[str, Any] = {"coefficient": 1.0, "rho_cap": 1e9, "gap_clip": 1e9, "gate_fraction": 1.0}
 """Neither cap nor clip nor gate."""
 
@@ -51,7 +52,7 @@ def gradient(streams: TokenStreams, logits: Tensor, **settings: Any) -> Tensor:
     return torch.autograd.grad(loss, logits, retain_graph=True)[0]
 
 
-@pytest.mark.parametrize("form", list(VedForm))
+@pytest.mark.parametrize("form", SAMPLED)
 @pytest.mark.parametrize("stale", [0.0, 0.8])
 def test_expected_gradient_is_that_of_the_reverse_kl(form: VedForm, stale: float) -> None:
     logits, streams, log_pi, log_q = one_state(stale)
@@ -103,7 +104,7 @@ def test_per_token_the_two_forms_have_the_same_gradient_while_nothing_binds() ->
 
 def test_the_two_forms_have_the_same_value() -> None:
     streams = tokens(GAPS, LOG_RATIOS)
-    values = [ved_loss(streams, VedConfig(coefficient=1.0, gate_fraction=1.0, form=f))[0].item() for f in VedForm]
+    values = [ved_loss(streams, VedConfig(coefficient=1.0, gate_fraction=1.0, form=f))[0].item() for f in SAMPLED]
     k3 = [math.exp(r) * (math.exp(-gap) - 1 + gap) for r, gap in zip(LOG_RATIOS, GAPS, strict=True)]
     assert values == pytest.approx([sum(k3), sum(k3)])
 

@@ -12,9 +12,10 @@ import torch
 from learning_fakes import sequences, siblings, taught
 
 from genevolve_ray.learning.batch import TrainSequence, empty_batch
-from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
+from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.distributed import Ranks
 from genevolve_ray.learning.step import Learner
+from genevolve_ray.learning.ved_config import GradientRatio, VedConfig, VedForm
 from genevolve_ray.learning.workers import Workers
 
 CONFIG = LearnerConfig(
@@ -35,15 +36,19 @@ def batch(step: int) -> list[TrainSequence]:
     return [taught(s, [7, 9]) if i % 3 else s for i, s in enumerate(siblings(sequences(9, seed=step)))]
 
 
-def learner(model_dir: Path, workers: int) -> Learner:
-    made = Learner(model_dir, CONFIG.model_copy(update={"threads": workers}))
+EXACT = VedConfig(coefficient=GradientRatio(ratio_to_grpo=0.5, every=2), form=VedForm.REVERSE_KL)
+
+
+def learner(model_dir: Path, workers: int, ved: VedConfig = CONFIG.ved) -> Learner:
+    made = Learner(model_dir, CONFIG.model_copy(update={"threads": workers, "ved": ved}))
     assert made._workers.count == workers
     torch.set_num_threads(2)
     return made
 
 
-def test_two_workers_take_the_step_of_one(model_dir: Path) -> None:
-    one, two = (learner(model_dir, workers) for workers in (1, 2))
+@pytest.mark.parametrize("ved", [CONFIG.ved, EXACT], ids=["score", "exact"])
+def test_two_workers_take_the_step_of_one(model_dir: Path, ved: VedConfig) -> None:
+    one, two = (learner(model_dir, workers, ved) for workers in (1, 2))
     for step in range(2):
         found, expected = (each.train_step(batch(step), step) for each in (two, one))
         assert found["micro_batches"] > 2
@@ -52,10 +57,11 @@ def test_two_workers_take_the_step_of_one(model_dir: Path) -> None:
     assert two.score(batch(2))[4] == pytest.approx(one.score(batch(2))[4], rel=1e-6)
 
 
-def test_two_workers_compute_the_same_bits_again(model_dir: Path) -> None:
+@pytest.mark.parametrize("ved", [CONFIG.ved, EXACT], ids=["score", "exact"])
+def test_two_workers_compute_the_same_bits_again(model_dir: Path, ved: VedConfig) -> None:
     hashes = set()
     for _ in range(3):
-        made = learner(model_dir, 2)
+        made = learner(model_dir, 2, ved)
         made.train_step(batch(0), 0)
         hashes.add(made.state_hash())
     assert len(hashes) == 1
@@ -63,10 +69,10 @@ def test_two_workers_compute_the_same_bits_again(model_dir: Path) -> None:
 
 def test_gradients_are_added_to_those_that_are_there(model_dir: Path) -> None:
     made = learner(model_dir, 2)
-    batches, scored = made._passes.split(batch(0)), made._with_teacher(batch(0))
-    made._accumulate(batches, scored, 0)
+    batches, scored = made._passes.split(batch(0)), made._objective.with_teacher(batch(0))
+    made._objective.add_gradients(batches, scored, 0)
     once = [p.grad.clone() for p in made._parameters if p.grad is not None]
-    made._accumulate(batches, scored, 0)
+    made._objective.add_gradients(batches, scored, 0)
     for first, parameter in zip(once, made._parameters, strict=True):
         torch.testing.assert_close(parameter.grad, 2 * first)
 

@@ -21,7 +21,7 @@ from genevolve_ray.contracts.renderer import check_renderer
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import OWN
 from genevolve_ray.learning.config import LearnerConfig
-from genevolve_ray.learning.step import Learner
+from genevolve_ray.learning.objective import Objective
 from genevolve_ray.learning.streams import TokenStreams
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_the_loss_is_its_formula_and_has_its_gradient(build: Build) -> None:
 
 
 def test_a_loss_is_added_where_the_page_says() -> None:
-    assert hasattr(Learner, "_terms")
+    assert hasattr(Objective, "_terms")
     assert {"kl", "ved"} <= set(LearnerConfig.model_fields)
 
 
