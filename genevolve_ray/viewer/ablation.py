@@ -16,7 +16,7 @@ from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import duration, fixed, percent, render_page, signed, write_page
 from genevolve_ray.viewer.scale import Mark, Scale
 
-COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3, "placebo": 6, "merged": 4}
+COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3, "placebo": 6, "merged": 4, "redraws": 7}
 """Places in the page's palette, so that an arm keeps its color in every selection of arms."""
 OTHER_COLOUR = 4
 ABOUT = {
@@ -55,6 +55,13 @@ DIAGNOSTICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("experience_merged", "merged bundles, per step", _count),
     ("experience_stuck", "requests without a wide pair, per step", _count),
     ("experience_stuck_taught", "of them taught, per step", _count),
+    ("redraw_stuck_groups", "stuck groups, per step", _count),
+    ("redraw_groups", "of them drawn again with a guide, per step", _count),
+    ("redraw_gain", "reward of re-draws above that of their group", signed),
+    ("redraw_winners", "re-draws that beat their group, per step", _count),
+    ("redraw_truncated", "tokens of re-draws whose weight is truncated", _fraction),
+    ("dynamic_groups_dropped", "groups without variance that were replaced, per step", _count),
+    ("curriculum_mean", "mean reward of the curriculum's requests", fixed),
     ("ved_gap_abs", "token gap |log π − log q|, taught tokens", fixed),
     ("gated_gap", "token gap |log π − log q|, gated tokens", fixed),
     ("ved_gated", "taught tokens that pass the gate", percent),
