@@ -187,7 +187,8 @@ def ablate(
 
     `shuffled` gives the teacher another request's experience, `constant` one fixed text, and `placebo` neutral words of
     equal length. They separate the content of experience from the mere presence of a teacher. `merged` teaches the
-    majority of near bundles, and `redraws` samples stuck groups again with a guide instead. Finished runs are not repeated.
+    majority of near bundles. `redraws` has no teacher: stuck groups are sampled again with a guide. Finished runs are not
+    repeated.
 
     Example: `genevolve ablate atlas --arms grpo,full --seeds 2 --steps 10 --json runs/ablation.json`
     """

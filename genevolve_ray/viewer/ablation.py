@@ -16,7 +16,7 @@ from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import duration, fixed, percent, render_page, signed, write_page
 from genevolve_ray.viewer.scale import Mark, Scale
 
-COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3, "placebo": 6, "merged": 4, "redraws": 7}
+COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3, "placebo": 6, "merged": 4}
 """Places in the page's palette, so that an arm keeps its color in every selection of arms."""
 OTHER_COLOUR = 4
 ABOUT = {
