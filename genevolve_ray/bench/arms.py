@@ -16,7 +16,13 @@ _CONSTANT: Any = object()
 _VARIANT = re.compile(r"[\w-]+")
 _KEPT = ("experience.redraws.draws",)
 """Settings of arms that stay where the base sets them."""
-_ALONE = {"experience.enabled": False, "experience.redraws.draws": 0, "learner.ved.coefficient": 0.0}
+_ALONE: Mapping[str, Any] = {
+    "experience.enabled": False,
+    "experience.redraws.draws": 0,
+    "learner.ved.coefficient": 0.0,
+}
+_MERGED: Mapping[str, Any] = {"experience.merge": {}}
+_REDRAWS: Mapping[str, Any] = {"learner.ved.coefficient": 0.0, "experience.redraws.draws": 2}
 
 
 class Arm(StrEnum):
@@ -57,13 +63,9 @@ class Arm(StrEnum):
     """The full method, but the teacher always reads one fixed generic bundle."""
     PLACEBO = "placebo", "as full, but the bundle has neutral words of equal length", {"experience.control": "placebo"}
     """The full method, but the teacher reads neutral words in a guide of as many tokens."""
-    MERGED = "merged", "as full, but lessons are the majority of near bundles", {"experience.merge": {}}
+    MERGED = "merged", "as full, but lessons are the majority of near bundles", _MERGED
     """The full method, but a lesson is the majority of the nearest five bundles (`experience.merge`)."""
-    REDRAWS = (
-        "redraws",
-        "GRPO and guided re-draws of stuck groups, without a teacher",
-        {"learner.ved.coefficient": 0.0, "experience.redraws.draws": 2},
-    )
+    REDRAWS = "redraws", "GRPO and guided re-draws of stuck groups, without a teacher", _REDRAWS
     """Experience is used in sampling instead of distillation (`experience.redraws`)."""
 
 

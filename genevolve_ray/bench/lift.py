@@ -82,7 +82,7 @@ async def guides_of(
     bundles = {entry.experience.request_id: entry.experience for entry in memory.entries}
     guides: dict[str, dict[str, Experience]] = {"own": {r.id: bundles[r.id] for r in requests if r.id in bundles}}
     texts = [retrieval_text(request, config.experience.key) for request in requests]
-    vectors = await embedded(build_run_embedder(config.experience.embedder), texts) if texts else []
+    vectors = await embedded(build_run_embedder(config.experience.embedder), texts)
     guides |= {"remembered": {}, "merged": {}}
     for request, vector in zip(requests, vectors, strict=True):
         near = memory.near(vector, request.id, step=-1, count=merge.nearest + 1) if len(memory) else []

@@ -125,7 +125,8 @@ def _references(config: RunConfig, bundles: Sequence[Experience], against: str, 
         raise UserFault(f"genevolve experience calibrate: --against {against!r} is unknown; known: {OWN}, {IDEAL}")
     with tempfile.TemporaryDirectory(prefix="genevolve-calibrate-") as folder:
         source: Any = config.requests.build(FilesystemImages(folder))
-        if not isinstance(source, KnowsIdealGuidance):
+        knows = isinstance(source, KnowsIdealGuidance)
+        if not knows:
             raise UserFault(
                 f"--against {IDEAL}: requests.type={config.requests.type} does not know what guidance is right "
                 f"(it has no method ideal_guidance); use --against {OWN}"

@@ -55,7 +55,9 @@ class LocalExperience:
         embedder: Embedder,
         placebo: Callable[[Experience], Experience] | None = None,
     ) -> None:
-        """Start with an empty memory; `placebo` writes the bundles of `control: placebo`."""
+        """Start with an empty memory; `placebo` writes the bundles of `control: placebo`, which needs it."""
+        if config.control is AblationControl.PLACEBO and placebo is None:
+            raise ValueError(f"control={config.control.value!r} needs what writes placebos")
         self._config, self._summariser, self._embedder, self._placebo = config, summariser, embedder, placebo
         self._rule = RecallRule.of(config)
         self._memory = ExperienceMemory(config.memory)
@@ -195,7 +197,7 @@ class LocalExperience:
                     similarity=hit.similarity,
                     own=hit.own and self._config.control is AblationControl.NONE,
                     embedder=self._embedder.identity,
-                    merged=hit.merged,
+                    merged=() if self._config.control is AblationControl.CONSTANT else hit.merged,
                 )
             )
         return lessons

@@ -181,7 +181,8 @@ def _recalled(
 def _ratio(rows_B_M_2: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the quotient of two sums over rows, [B, 1]; NaN where the second is 0."""
     right_B, said_B = rows_B_M_2[..., 0].sum(axis=1), rows_B_M_2[..., 1].sum(axis=1)
-    return np.divide(right_B, said_B, out=np.full_like(right_B, np.nan), where=said_B > 0)[:, None]
+    quotient_B = np.divide(right_B, said_B, out=np.full_like(right_B, np.nan), where=said_B > 0)
+    return np.asarray(quotient_B[:, None], dtype=np.float64)
 
 
 def _chance(

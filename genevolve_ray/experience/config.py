@@ -162,7 +162,8 @@ class EmbedderConfig(Config):
 
 STATED_THRESHOLDS = {"hashing": 0.60, "transformers:last": 0.84, "transformers:mean": 0.60}
 """Thresholds by kind of embedder, and by pooling where the kind has one. `transformers:last` is the paper's number for
-Qwen3-Embedding-0.6B. The others were calibrated on runs of the atlas and of small, `transformers:mean` with MiniLM (docs/experience.md).
+Qwen3-Embedding-0.6B. The others were calibrated on the atlas and on small, `transformers:mean` with MiniLM
+(docs/experience.md).
 """
 
 

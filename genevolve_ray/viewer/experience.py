@@ -6,13 +6,13 @@ few groups, for a run of any length.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genevolve_ray.records.experience import Experience, Lesson, MovedToken, Use
+from genevolve_ray.records.experience import Experience, Lesson, LessonKind, MovedToken, Use
 from genevolve_ray.records.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ DISLIKED, PREFERRED = 7, 3
 """Tokens shown of each bundle: those that the teacher finds less likely, and more likely, than the student does."""
 LESSONS_READ = 3
 """Lessons of one bundle whose tokens may be shown; each requires reading a group."""
-CONSTANT = -1
-"""Number of a bundle that no pair of the run taught: the fixed one of a control."""
+CONSTANT, MERGED = -1, -2
+"""Numbers of bundles that no pair of the run taught: the fixed one of a control, and the majority of several."""
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -43,7 +43,7 @@ class Bundle:
     """Describe one bundle of a run.
 
     Attributes:
-        number: its number in the memory; `CONSTANT` for one that no pair taught.
+        number: its number in the memory; `CONSTANT` for one that no pair taught, `MERGED` for a majority of several.
         experience: the bundle.
         uses: the requests it taught, by step; for a bundle that taught none, its retrievals as the memory recorded
             them.
@@ -73,6 +73,7 @@ class RunExperience:
         bundles: the chosen ones, in order of their numbers.
         written: number of bundles that the run has written (and taught with, or still remembers).
         own: lessons from the bundle that the same step made of the same request.
+        merged: lessons that are the majority of several bundles, which have no card.
         remembered: all other lessons.
         trajectories: those that the bundles and their tokens refer to, by key.
         decode: turns token ids into text; None where no tokenizer is available.
@@ -82,6 +83,7 @@ class RunExperience:
     written: int = 0
     own: int = 0
     remembered: int = 0
+    merged: int = 0
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
     decode: Decode | None = None
 
@@ -97,8 +99,9 @@ def load_experience(store: RunStore) -> RunExperience | None:
     lessons = {step: found for step in store.committed_steps() if (found := stored_lessons(store, step))}
     if not lessons:
         return None
+    kinds = Counter(lesson.kind for found in lessons.values() for lesson in found)
+    lessons = _whole(lessons)
     bundles = _bundles(lessons) | _unused(store, lessons)
-    own = [lesson.own for found in lessons.values() for lesson in found]
     chosen = choose_bundles(list(bundles.values()))
     tokens = _moved(store, lessons, {bundle.number for bundle in chosen})
     for bundle in chosen:
@@ -106,8 +109,9 @@ def load_experience(store: RunStore) -> RunExperience | None:
     run = RunExperience(
         chosen,
         written=len(bundles) - (CONSTANT in bundles),
-        own=sum(own),
-        remembered=len(own) - sum(own),
+        own=kinds[LessonKind.OWN],
+        remembered=kinds[LessonKind.REMEMBERED],
+        merged=kinds[LessonKind.MERGED],
         decode=load_decoder(store),
     )
     run.trajectories = _trajectories(store, chosen)
@@ -125,13 +129,16 @@ def group_experience(store: RunStore, step: int, request_id: str) -> tuple[Bundl
     from genevolve_ray.evolution.store.lessons import stored_lessons
 
     lessons = {number: found for number in store.committed_steps() if (found := stored_lessons(store, number))}
-    bundles = _bundles(lessons) | _unused(store, lessons) if lessons else {}
+    whole = _whole(lessons)
+    bundles = _bundles(whole) | _unused(store, whole) if lessons else {}
     source = (step, request_id)
     written = next((b for b in bundles.values() if (b.experience.step, b.experience.request_id) == source), None)
-    recalled = next(
-        (bundles[_number(taught)] for taught in lessons.get(step, ()) if taught.request_id == request_id), None
-    )
-    return written, recalled
+    taught = next((lesson for lesson in lessons.get(step, ()) if lesson.request_id == request_id), None)
+    if taught is None:
+        return written, None
+    return written, Bundle(MERGED, taught.experience, [_use(step, taught)]) if taught.merged else bundles[
+        _number(taught)
+    ]
 
 
 def choose_bundles(bundles: Sequence[Bundle], count: int = CARDS) -> list[Bundle]:
@@ -191,14 +198,21 @@ def _number(lesson: Lesson) -> int:
     return lesson.bundle if lesson.experience.step >= 0 else CONSTANT
 
 
+def _whole(lessons: dict[int, list[Lesson]]) -> dict[int, list[Lesson]]:
+    """Return the lessons that are one bundle each."""
+    return {step: [lesson for lesson in found if not lesson.merged] for step, found in lessons.items()}
+
+
+def _use(step: int, lesson: Lesson) -> Use:
+    return Use(step=step, request_id=lesson.request_id, similarity=lesson.similarity, own=lesson.own)
+
+
 def _bundles(lessons: dict[int, list[Lesson]]) -> dict[int, Bundle]:
     found: dict[int, Bundle] = {}
     for step, taught in lessons.items():
         for lesson in taught:
             bundle = found.setdefault(_number(lesson), Bundle(_number(lesson), lesson.experience))
-            bundle.uses.append(
-                Use(step=step, request_id=lesson.request_id, similarity=lesson.similarity, own=lesson.own)
-            )
+            bundle.uses.append(_use(step, lesson))
     return found
 
 

@@ -181,7 +181,9 @@ def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
 
 def hits_figure(metrics: Rows) -> Figure | None:
     """Return the share of requests that recalled a bundle, stacked by the origin of the bundle."""
-    rates, own, others = (column(metrics, f"experience_{key}") for key in ("hit_rate", "own", "remembered"))
+    rates, own, others, merged = (
+        column(metrics, f"experience_{key}") for key in ("hit_rate", "own", "remembered", "merged")
+    )
     if not _any(rates):
         return None
     steps = column(metrics, "step")
@@ -190,16 +192,16 @@ def hits_figure(metrics: Rows) -> Figure | None:
         # The metrics count lessons; the number of requests follows from the rate.
         return None if part is None or rate is None else part * rate / whole if whole else 0.0
 
-    totals = [(a or 0.0) + (b or 0.0) for a, b in zip(own, others, strict=True)]
+    totals = [sum(part or 0.0 for part in parts) for parts in zip(own, others, merged, strict=True)]
     parts = [
         (label, color, [share(v, total, rate) for v, total, rate in zip(values, totals, rates, strict=True)])
-        for label, color, values in (("own", 0, own), ("remembered", 1, others))
-        if _any(values)
+        for label, color, values in (("own", 0, own), ("remembered", 1, others), ("merged", 2, merged))
+        if _any(values) and (values is not merged or any(values))
     ]
     series = [ChartSeries(label, color, steps, values, Kind.BAR) for label, color, values in parts]
     series = series or [ChartSeries("recalled", 0, steps, rates)]
     chart = ChartSpec(tuple(series), y=ChartAxis("share of requests", percent=True, zero=True, top=1.0))
-    caption = "Fraction of a step's requests that recalled a bundle: just written (own, below) or remembered (above)."
+    caption = "Fraction of a step's requests that recalled a bundle: just written (own, below), remembered, or merged (above)."
     return Figure("hits", "Experience recalled", caption, chart)
 
 

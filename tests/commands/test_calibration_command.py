@@ -114,12 +114,12 @@ def test_few_bundles_no_experience_and_no_run_are_told(genevolve: Command, tmp_p
 
 def test_a_lift_needs_experience_and_a_checkpoint(genevolve: Command, run: Path, tmp_path: Path) -> None:
     RunStore.open(str(tmp_path / "plain"), load_config("atlas")).close()
-    for place, options, named in (
-        (tmp_path / "plain", [], "has no experience"),
-        (run, [], "has no checkpoint yet"),
-        (tmp_path / "none", [], "none"),
+    for place, named in (
+        (tmp_path / "plain", "has no experience"),
+        (run, "has no checkpoint yet"),
+        (tmp_path / "none", "none"),
     ):
-        code, _, err = genevolve("experience", "lift", str(place), *options)
+        code, _, err = genevolve("experience", "lift", str(place))
         assert code == 2 and named in err
     from store_helpers import save_checkpoint
 

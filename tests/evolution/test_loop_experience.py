@@ -289,6 +289,11 @@ async def test_a_placebo_teaches_the_same_requests_with_other_words() -> None:
     assert all(x.experience.request_id == x.request_id and not x.own for x in learned.lessons)
 
 
+def test_a_placebo_needs_its_writer() -> None:
+    with pytest.raises(ValueError, match="control='placebo' needs what writes placebos"):
+        make(control="placebo")
+
+
 async def test_a_merged_bundle_shuffles_to_one_that_shares_nothing_with_it() -> None:
     experience = make(embedder=FakeEmbedder(classes=2), merge={}, control="shuffled")
     await learn(experience, 0, 2, 1, 3)

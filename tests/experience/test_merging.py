@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genevolve_ray.experience.merging import merge_bundles
-from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.experience import BundleFormatName, Experience
 
 BULLETS = ("read a", "read b", "read c")
 
@@ -55,7 +55,7 @@ def test_bullets_that_are_alike_are_one_item_in_the_words_of_the_nearest() -> No
 
 
 def test_bundles_of_another_format_have_no_vote() -> None:
-    other = Experience(format="decision-guide", focus=("look",))
+    other = Experience(format=BundleFormatName.DECISION_GUIDE, guidance={"focus": ("look",)})
     assert merge_bundles([says("read a"), other, other]).guidance == says("read a").guidance
 
 

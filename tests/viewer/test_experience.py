@@ -17,8 +17,10 @@ from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.experience import (
     CONSTANT,
     LESSONS_READ,
+    MERGED,
     Bundle,
     choose_bundles,
+    group_experience,
     load_decoder,
     load_experience,
     split_key,
@@ -80,6 +82,20 @@ def test_a_bundle_comes_back_with_its_pair_its_retrievals_and_its_tokens(
     assert [(use.step, use.request_id, use.own) for use in found.uses] == [(1, "b/c", True), (2, "a", False)]
     assert [moved.token.gap for moved in found.moved] == [3.0, -2.0]
     assert set(run.trajectories) == {"1/b/c/0/0", "1/b/c/1/0", "1/b/c/2/0", "2/a/1/0"}
+
+
+def test_a_merged_lesson_is_counted_apart_and_is_no_card(groups: dict[str, Group], tmp_path: Path) -> None:
+    whole, several = make_bundle(0, 1, 0.5, "b/c"), Experience(search_strategy=("search facts",))
+    merged = Lesson(request_id="a", bundle=0, experience=several, similarity=0.9, own=False, merged=(0, 3))
+    with RunStore.open(str(tmp_path / "run"), {"seed": 1}) as store:
+        commit(store, 1, groups, [lesson(whole, "b/c", own=True), merged], [token("1/a/1/0", 62, -2.0)])
+        run = load_experience(store)
+        recalled = group_experience(store, 1, "a")[1]
+    assert run is not None
+    assert (run.written, run.own, run.remembered, run.merged) == (1, 1, 0, 1)
+    (found,) = run.bundles
+    assert (found.number, [use.request_id for use in found.uses], found.moved) == (0, ["b/c"], [])
+    assert recalled is not None and (recalled.number, recalled.experience) == (MERGED, several)
 
 
 def test_only_groups_that_the_page_shows_are_read(groups: dict[str, Group], tmp_path: Path) -> None:
