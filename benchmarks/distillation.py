@@ -168,48 +168,61 @@ def cost(
 
 
 def noise(config: RunConfig, policy: Path, batch: Sequence[TrainSequence], forms: Sequence[str]) -> list[Row]:
-    """Return two rows for each form: the cosine between halves of the same requests, and of other requests."""
+    """Return two rows for each form: the cosine between halves of the same requests, and of other requests.
+
+    The rollouts of each request are divided into two at random, once. A half of the batch takes one part of every request,
+    or both parts of every other request.
+    """
     import torch
 
     taught = [replace(s, advantage=0.0) for s in batch if s.teacher is not None]
-    prompts = [tuple(s.tokens[: list(s.policy_mask).index(True)]) for s in taught]
-    requests = [[i for i, found in enumerate(prompts) if found == prompt] for prompt in dict.fromkeys(prompts)]
+    requests: dict[tuple[int, ...], list[TrainSequence]] = {}
+    for s in taught:
+        requests.setdefault(tuple(s.tokens[: list(s.policy_mask).index(True)]), []).append(s)
+    rng = random.Random(0)
+    parts = [part for rollouts in requests.values() for part in _divided(rng.sample(rollouts, len(rollouts)))]
     what = f"{len(taught)} sequences of {len(requests)} requests"
     rows = []
     for name in forms:
         learner = learner_of(config, policy, FORMS[name] | {"coefficient": 1.0})
         # Under `sum` the gradient of a half is the sum over its sequences, up to a factor.
-        gradients = torch.stack([_gradient(learner, s) for s in taught])
+        gradients = torch.stack([_gradient(learner, part) for part in parts])
         for kind, halves in (("same requests", _by_rollout), ("other requests", _by_request)):
-            rng = random.Random(0)
+            rng = random.Random(1)
             found = []
             for _ in range(SPLITS):
-                first, second = (gradients[half].sum(0) for half in halves(requests, rng))
+                first, second = (gradients[half].sum(0) for half in halves(len(requests), rng))
                 found.append(float(torch.nn.functional.cosine_similarity(first, second, dim=0)))
             rows.append(Row(f"{name}, halves with {kind}, {what}", Spread.of(found), "cosine"))
         say(f"{name}: {rows[-2].value.median:.3f} (same requests), {rows[-1].value.median:.3f} (other requests)")
     return rows
 
 
-def _by_rollout(requests: list[list[int]], rng: random.Random) -> tuple[list[int], list[int]]:
-    shuffled = [rng.sample(rollouts, len(rollouts)) for rollouts in requests]
-    return [i for r in shuffled for i in r[: len(r) // 2]], [i for r in shuffled for i in r[len(r) // 2 :]]
+def _divided(rollouts: list[TrainSequence]) -> tuple[list[TrainSequence], list[TrainSequence]]:
+    return rollouts[: len(rollouts) // 2], rollouts[len(rollouts) // 2 :]
 
 
-def _by_request(requests: list[list[int]], rng: random.Random) -> tuple[list[int], list[int]]:
-    shuffled = rng.sample(requests, len(requests))
-    half = len(shuffled) // 2
-    return [i for r in shuffled[:half] for i in r], [i for r in shuffled[half:] for i in r]
+def _by_rollout(requests: int, rng: random.Random) -> tuple[list[int], list[int]]:
+    """Return the parts of two halves; the parts of request r are 2 r and 2 r + 1."""
+    sides = [rng.randrange(2) for _ in range(requests)]
+    return [2 * r + side for r, side in enumerate(sides)], [2 * r + 1 - side for r, side in enumerate(sides)]
 
 
-def _gradient(learner: Learner, sequence: TrainSequence) -> Tensor:
-    """Return the gradient of one sequence's distillation, on all parameters."""
+def _by_request(requests: int, rng: random.Random) -> tuple[list[int], list[int]]:
+    shuffled = rng.sample(range(requests), requests)
+    first, second = shuffled[: requests // 2], shuffled[requests // 2 :]
+    return [2 * r + side for r in first for side in (0, 1)], [2 * r + side for r in second for side in (0, 1)]
+
+
+def _gradient(learner: Learner, sequences: Sequence[TrainSequence]) -> Tensor:
+    """Return the sum over sequences of the gradient of their distillation, on all parameters."""
     import torch
 
     learner.drop()
     objective = learner._objective
-    objective.add_gradients(learner._passes.split([sequence]), objective.with_teacher([sequence]), 0)
-    return torch.cat([p.grad.flatten() for p in learner._parameters if p.grad is not None])
+    objective.add_gradients(learner._passes.split(sequences), objective.with_teacher(sequences), 0)
+    gradient = torch.cat([p.grad.flatten() for p in learner._parameters if p.grad is not None])
+    return gradient * len(sequences)  # `sum` is averaged over sequences
 
 
 def main(arguments: list[str] | None = None) -> int:

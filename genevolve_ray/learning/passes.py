@@ -1,6 +1,7 @@
 """The passes of a policy and of its reference over micro-batches.
 
-Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequences, N distinct ones, H hidden, V vocabulary.
+Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequences, N distinct ones, M those of a teacher, H
+hidden, V vocabulary.
 """
 
 from __future__ import annotations
