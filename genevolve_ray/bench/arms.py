@@ -14,8 +14,15 @@ from genevolve_ray.records.experience import Experience
 _CONSTANT: Any = object()
 """Stands for the constant bundle among the settings of an arm."""
 _VARIANT = re.compile(r"[\w-]+")
-_ALONE: Mapping[str, Any] = {"experience.enabled": False, "learner.ved.coefficient": 0.0}
+_KEPT = ("experience.redraws.draws",)
+"""Settings of arms that stay where the base sets them."""
+_ALONE: Mapping[str, Any] = {
+    "experience.enabled": False,
+    "experience.redraws.draws": 0,
+    "learner.ved.coefficient": 0.0,
+}
 _MERGED: Mapping[str, Any] = {"experience.merge": {}}
+_REDRAWS: Mapping[str, Any] = {"learner.ved.coefficient": 0.0, "experience.redraws.draws": 2}
 
 
 class Arm(StrEnum):
@@ -58,6 +65,8 @@ class Arm(StrEnum):
     """The full method, but the teacher reads neutral words in a guide of as many tokens."""
     MERGED = "merged", "as full, but lessons are the majority of near bundles", _MERGED
     """The full method, but a lesson is the majority of the nearest five bundles (`experience.merge`)."""
+    REDRAWS = "redraws", "GRPO and guided re-draws of stuck groups, without a teacher", _REDRAWS
+    """Experience is used in sampling instead of distillation (`experience.redraws`)."""
 
 
 DEFAULT_ARMS = (Arm.SFT, Arm.GRPO, Arm.FULL, Arm.SHUFFLED, Arm.CONSTANT)
@@ -101,6 +110,6 @@ def arm_config(base: EvolutionConfig, label: str, *, seed: int, constant: Experi
             place = place[name]
         if value is _CONSTANT:
             value = constant.model_dump()
-        if not (value == {} and place.get(last)):
+        if not ((value == {} or (value and key in _KEPT)) and place.get(last)):
             place[last] = value
     return type(base).model_validate(settings)

@@ -171,7 +171,7 @@ def ablate(
         str,
         typer.Option(
             "--arms",
-            help="Any of sft, grpo, full, shuffled, constant, placebo, merged; full.NAME is a variant of full.",
+            help="Any of sft, grpo, full, shuffled, constant, placebo, merged, redraws; full.NAME is a variant of full.",
         ),
     ] = "sft,grpo,full,shuffled,constant",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 5,
@@ -192,7 +192,8 @@ def ablate(
 
     `shuffled` gives the teacher another request's experience, `constant` one fixed text, and `placebo` neutral words of
     equal length. They separate the content of experience from the mere presence of a teacher. `merged` teaches the
-    majority of near bundles. Finished runs are not repeated.
+    majority of near bundles. `redraws` has no teacher: stuck groups are sampled again with a guide. Finished runs are not
+    repeated.
 
     Example: `genevolve ablate atlas --arms grpo,full --seeds 2 --steps 10 --json runs/ablation.json`
     """

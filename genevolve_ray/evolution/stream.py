@@ -187,10 +187,10 @@ class RolloutStream:
             self.flow.discard(number)
             self._store.forget_group(self._groups.pop(number))
             del self._oldest[number]
-        while self.flow.room(self._next) and (number := self._lease()) is not None:
-            self._limits[number] = self._limits_of(number)
-            self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
-            self._tasks[number].add_done_callback(lambda _: self._ended.set())
+        while self.flow.room(self._next) and (lease := self._lease()) is not None:
+            self._limits[lease] = self._limits_of(lease)
+            self._tasks[lease] = asyncio.create_task(self._draw(lease), name=f"lease {lease}")
+            self._tasks[lease].add_done_callback(lambda _: self._ended.set())
         self._listener.samples(self.flow.counts)
 
     def _lease(self) -> int | None:

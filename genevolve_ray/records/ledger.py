@@ -161,10 +161,10 @@ class TokenLedger:
             for span in self.spans
         ]
         return TokenLedger(
-            *(
-                column[:start] + column[end:]
-                for column in (self.tokens, self.policy_mask, self.logprobs, self.versions)
-            ),
+            self.tokens[:start] + self.tokens[end:],
+            self.policy_mask[:start] + self.policy_mask[end:],
+            self.logprobs[:start] + self.logprobs[end:],
+            self.versions[:start] + self.versions[end:],
             spans=[span for span in spans if span.start < span.end],
             media=[m if m.end <= start else m.moved(-gone) for m in self.media],
         )

@@ -37,6 +37,7 @@ def differing(arm: Arm) -> set[str]:
         (Arm.SHUFFLED, {"experience.control"}),
         (Arm.CONSTANT, {"experience.control"}),
         (Arm.PLACEBO, {"experience.control"}),
+        (Arm.REDRAWS, {"experience.redraws.draws", "learner.ved.coefficient"}),
         (Arm.MERGED, {f"experience.merge.{key}" for key in ("nearest", "alike", "own")}),
     ],
 )
@@ -85,6 +86,23 @@ def test_methods_are_compared_with_grpo_and_the_full_one_with_its_controls() -> 
         ("full.exact", "full"),
         ("grpo", "sft"),
     ]
+
+
+def test_variants_of_grpo_are_baselines() -> None:
+    assert differences_of(["grpo", "grpo.dynamic", "redraws", "full"]) == [
+        ("full", "grpo"),
+        ("redraws", "grpo"),
+        ("full", "grpo.dynamic"),
+        ("redraws", "full"),
+        ("grpo.dynamic", "grpo"),
+    ]
+
+
+def test_redraws_stay_as_the_base_sets_them_and_leave_grpo_alone() -> None:
+    base = load_config("atlas", ["experience.redraws.draws=3", "experience.redraws.correction=winners"])
+    redraws = arm_config(base, Arm.REDRAWS, seed=1, constant=GENERIC).experience.redraws
+    assert (redraws.draws, redraws.correction) == (3, "winners")
+    assert arm_config(base, Arm.GRPO, seed=1, constant=GENERIC).experience.redraws.draws == 0
 
 
 def test_worlds_named_twice_are_refused() -> None:
