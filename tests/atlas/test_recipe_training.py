@@ -44,7 +44,7 @@ def stopping(after: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stops"), [("atlas", (2, 5)), ("atlas-sight", (5,)), ("atlas-judge", (3,)), ("atlas-base", (3, 5))]
+    ("kind", "stops"), [("atlas", (2, 5)), ("atlas-sight", (5,)), ("atlas-judge", (5,)), ("atlas-base", (3, 5))]
 )
 def test_a_cold_start_that_ended_early_goes_on_to_the_same_weights(
     kind: str, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
