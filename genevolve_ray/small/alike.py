@@ -48,9 +48,8 @@ def alike_scenes(one: SmallScene, other: SmallScene, library: PictureLibrary) ->
     if (one.subject, one.count, one.caption) != (other.subject, other.count, other.caption):
         return False
     if one.style == other.style:
-        return one.background == other.background or other.background in alike_backgrounds(
-            library.folder, one.style
-        ).get(one.background, ())
+        near = alike_backgrounds(library.folder, one.style)[one.background]
+        return other.background == one.background or other.background in near
     first, second = (np.asarray(compose(scene, library, _SIDE), np.int16) for scene in (one, other))
     return float(np.abs(first - second).mean()) < EQUAL
 

@@ -61,8 +61,9 @@ class ImageTextTraining(TrainLoopConfig):
     """Groups with many wordings. Texts are embedded once; their pictures are drawn anew in each step."""
     plain_groups: int = Field(default=800, ge=0)
     """Further groups, in plain words."""
-    group_size: int = Field(default=4, ge=2, le=6)
-    """A scene, and others that differ from it in one point; or scenes that differ in the subject."""
+    group_size: int = Field(default=4, ge=2, le=5)
+    """A scene, and others that differ from it in one point; or scenes that differ in the subject. There are five points, and
+    the style of a gray thing on gray cannot be seen."""
     lineups: float = Field(default=0.5, ge=0, le=1)
     """Share of groups that show one scene with different subjects of one group, see `shots.drawn_lineup`."""
     between_pictures: float = Field(default=0.5, ge=0)
