@@ -7,6 +7,7 @@ group is theirs. Their metrics begin with `redraw_`; what they cost counts in th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +99,7 @@ async def draw_again(
         if request.id in recalled and is_stuck(group, settings, config.experience.min_gap)
     ]
     on_begin(len(wanted) * settings.draws)
+    slots = None if loop.max_running is None else asyncio.Semaphore(loop.max_running)
 
     async def draw(request: Request, group: Group, lesson: Lesson) -> Group:
         return await collect_group(
@@ -109,7 +111,7 @@ async def draw_again(
             max_attempts=loop.max_attempts,
             sampling=sampling,
             on_trajectory=on_trajectory,
-            limits=SampleLimits(deadline=loop.sample_deadline),
+            limits=SampleLimits(slots, loop.sample_deadline),
             generations=generations,
             adjust=partial(guided_task, lesson=lesson, step=step, run_seed=config.seed, after=loop.group_size),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -275,3 +276,19 @@ async def test_progress_counts_them(scene: Scene) -> None:
     assert [replace(t, timings={}) for t in heard] == [
         replace(t, timings={}) for t in evolution.monitor.trajectories[-2:]
     ]
+
+
+async def test_no_more_of_them_run_at_once_than_samples_may(scene: Scene) -> None:
+    rollouts = GuidedRollouts()
+    running, most = 0, 0
+
+    async def count(task: RolloutTask) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    rollouts.before = count
+    await evolve(begin(scene, rollouts, steps=1, max_running=1))
+    assert most == 1
