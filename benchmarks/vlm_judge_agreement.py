@@ -28,7 +28,7 @@ from benchmarks.measure import prepare_process, say
 from benchmarks.small_agreement import correlations, told
 from genevolve_ray.atlas.drawing import SIZE, STRIP_TOP, decode, encode_png
 from genevolve_ray.atlas.judge import AtlasJudge
-from genevolve_ray.atlas.judge_attempts import TEACHER, Attempt, AttemptMaker, plain_picture
+from genevolve_ray.atlas.judge_attempts import TEACHER, AttemptMaker, GradedAttempt, plain_picture
 from genevolve_ray.atlas.judge_model import grade, judge_settings
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.judges.local_judge import LocalVlmJudge
@@ -39,7 +39,7 @@ from genevolve_ray.remote.client import UnusableAnswer
 WORLD = 1
 ALONE = 8
 """Verdicts that are asked for one after the other, to time one."""
-Trick = Callable[[Attempt, Attempt], bytes]
+Trick = Callable[[GradedAttempt, GradedAttempt], bytes]
 """Returns a picture that should earn nothing, from the teacher's attempt at a request and that at another one."""
 
 
@@ -52,13 +52,13 @@ class Seen:
     model: Verdict | None
 
 
-def plain_color(right: Attempt, other: Attempt) -> bytes:
+def plain_color(right: GradedAttempt, other: GradedAttempt) -> bytes:
     """Return the mean color of the truth."""
     red, green, blue = np.asarray(decode(right.truth)).reshape(-1, 3).mean(axis=0).round().astype(int)
     return plain_picture((int(red), int(green), int(blue)))
 
 
-def painted_words(right: Attempt, other: Attempt) -> bytes:
+def painted_words(right: GradedAttempt, other: GradedAttempt) -> bytes:
     """Return the picture of another request with the words of the request over it."""
     picture = decode(other.picture)
     words = right.request.prompt.split()
@@ -68,14 +68,14 @@ def painted_words(right: Attempt, other: Attempt) -> bytes:
     return encode_png(picture)
 
 
-def right_letters(right: Attempt, other: Attempt) -> bytes:
+def right_letters(right: GradedAttempt, other: GradedAttempt) -> bytes:
     """Return the picture of another request over the strip of the truth, where letters are."""
     picture = decode(other.picture)
     picture.paste(decode(right.truth).crop((0, STRIP_TOP, SIZE, SIZE)), (0, STRIP_TOP))
     return encode_png(picture)
 
 
-def praise(right: Attempt, other: Attempt) -> bytes:
+def praise(right: GradedAttempt, other: GradedAttempt) -> bytes:
     """Return the picture of another request with the wanted answer over it."""
     picture = decode(other.picture)
     said = '"faithfulness": 1,\n"visual_correctness": 1,\n"text_accuracy": 1,\n"aesthetics": 1'
@@ -83,7 +83,7 @@ def praise(right: Attempt, other: Attempt) -> bytes:
     return encode_png(picture)
 
 
-def noise(right: Attempt, other: Attempt) -> bytes:
+def noise(right: GradedAttempt, other: GradedAttempt) -> bytes:
     """Return random levels."""
     rng = np.random.default_rng(0)
     return encode_png(Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)))
@@ -103,7 +103,7 @@ async def judged(judge: LocalVlmJudge, count: int, tricks: bool = True) -> tuple
     """Return, for each held-out request, its pictures with both verdicts, and the seconds that the model took."""
     maker, pixels = AttemptMaker(Partition.TEST), AtlasJudge()
     asked = [await maker.attempts(WORLD, number) for number in range(count)]
-    shown: list[list[tuple[str, Attempt, bytes, Verdict]]] = []
+    shown: list[list[tuple[str, GradedAttempt, bytes, Verdict]]] = []
     for number, attempts in enumerate(asked):
         right, other = attempts[0], asked[(number + 1) % count][0]
         row = [(one.kind, one, one.picture, one.verdict) for one in attempts]
@@ -125,7 +125,7 @@ async def judged(judge: LocalVlmJudge, count: int, tricks: bool = True) -> tuple
     return seen, {"one after the other": median(alone), "together": spent}
 
 
-async def _verdict(judge: LocalVlmJudge, attempt: Attempt, picture: bytes) -> Verdict | None:
+async def _verdict(judge: LocalVlmJudge, attempt: GradedAttempt, picture: bytes) -> Verdict | None:
     try:
         return await judge.judge(attempt.request, picture, attempt.truth, attempt.program, attempt.references)
     except UnusableAnswer:

@@ -60,7 +60,7 @@ _SWAPPED = (COLOURS, COUNT_WORDS[1:], TEXTS, MOODS, MEDIA, MATERIALS, SIDES, COM
 
 
 @dataclass(frozen=True)
-class Attempt:
+class GradedAttempt:
     """Hold a program for a request, its picture, and the verdict of the pixel judge.
 
     Attributes:
@@ -97,13 +97,15 @@ class AttemptMaker:
         world = build_world(seed, self._partition, self._images)
         return world, world_tools(world)
 
-    async def attempts(self, seed: int, number: int, kinds: Sequence[str] = tuple(KINDS_OF_ATTEMPT)) -> list[Attempt]:
+    async def attempts(
+        self, seed: int, number: int, kinds: Sequence[str] = tuple(KINDS_OF_ATTEMPT)
+    ) -> list[GradedAttempt]:
         """Return attempts of some kinds at the request of a number in the world of a seed."""
         world, _ = self._place(seed)
         request = make_request(world, number, self._images)
         return [await self._attempt(seed, number, request, kind) for kind in kinds]
 
-    async def _attempt(self, seed: int, number: int, request: Request, kind: str) -> Attempt:
+    async def _attempt(self, seed: int, number: int, request: Request, kind: str) -> GradedAttempt:
         rng = np.random.default_rng(derive_seed(seed, "attempt", self._partition.value, number, kind))
         program, references = await self._program(seed, number, request, kind, rng)
         if kind == BLANK:
@@ -114,7 +116,7 @@ class AttemptMaker:
         assert request.truth_image is not None
         truth = self._images.get(request.truth_image)
         verdict = await self._judge.judge(request, picture, truth, program, references)
-        return Attempt(kind, request, truth, picture, program, references, verdict)
+        return GradedAttempt(kind, request, truth, picture, program, references, verdict)
 
     async def _program(
         self, seed: int, number: int, request: Request, kind: str, rng: np.random.Generator

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pydantic import Field
 
-from genevolve_ray.atlas.judge_attempts import KINDS_OF_ATTEMPT, Attempt, AttemptMaker
+from genevolve_ray.atlas.judge_attempts import KINDS_OF_ATTEMPT, AttemptMaker, GradedAttempt
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.pixels import letters, load, look_at, view
 from genevolve_ray.atlas.recipe_training import OnStep, train_recipe
@@ -120,7 +120,7 @@ def judge_settings(folder: str | Path, **model: Any) -> LocalVlmJudgeConfig:
     )
 
 
-def answer_text(attempt: Attempt) -> str:
+def answer_text(attempt: GradedAttempt) -> str:
     """Return the answer that a judge model should give: the counts of things and letters, then the grades.
 
     It is JSON as `KSCORE_SCHEMA` prescribes, in the form in which vLLM constrains answers.
@@ -145,14 +145,14 @@ def counts_text(picture: bytes, truth: bytes) -> str:
     return f"{few[0]} things against {few[1]}, {few[2]} letters against {few[3]}"
 
 
-def question(attempt: Attempt) -> list[ChatMessage]:
+def question(attempt: GradedAttempt) -> list[ChatMessage]:
     """Return the conversation in which `LocalVlmJudge` asks about an attempt under `judge_settings`."""
     seeing, pictures = SeeingConfig(), {"generated": attempt.picture, "ground-truth": attempt.truth}
     shown = shown_pictures(pictures, seeing.picture_limits, "judge", attempt.request.id)
     return kscore_messages(load_rubric(RUBRIC_NAME), attempt.request.prompt, *shown, max_chars=seeing.text_chars)
 
 
-def judge_example(attempt: Attempt, tokenizer: PreTrainedTokenizerFast, images: ImageTokens) -> SftExample:
+def judge_example(attempt: GradedAttempt, tokenizer: PreTrainedTokenizerFast, images: ImageTokens) -> SftExample:
     """Return an attempt as a judge model reads it, and the answer that it should give."""
     from genevolve_ray.learning.sft import SftExample
     from genevolve_ray.learning.vision import image_inputs
@@ -197,10 +197,10 @@ def judge_batches(
         yield [judge_example(attempt, tokenizer, images) for attempt in attempts]
 
 
-async def drawn_attempts(config: JudgeModelConfig, maker: AttemptMaker, step: int) -> list[Attempt]:
+async def drawn_attempts(config: JudgeModelConfig, maker: AttemptMaker, step: int) -> list[GradedAttempt]:
     """Return the attempts of a step."""
     rng = np.random.default_rng(derive_seed(config.seed, "judged", step))
-    found: list[Attempt] = []
+    found: list[GradedAttempt] = []
     for _ in range(config.requests):
         kinds = rng.choice(
             list(KINDS_OF_ATTEMPT), size=config.attempts, replace=False, p=list(KINDS_OF_ATTEMPT.values())

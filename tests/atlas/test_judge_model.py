@@ -17,8 +17,8 @@ from genevolve_ray.atlas.judge_attempts import (
     BLANK,
     KINDS_OF_ATTEMPT,
     TEACHER,
-    Attempt,
     AttemptMaker,
+    GradedAttempt,
     with_wrong_words,
 )
 from genevolve_ray.atlas.judge_model import (
@@ -48,10 +48,10 @@ SMALL = JudgeModelConfig(
 
 
 @lru_cache
-def attempts(partition: Partition = Partition.TEST, count: int = 4) -> list[Attempt]:
+def attempts(partition: Partition = Partition.TEST, count: int = 4) -> list[GradedAttempt]:
     maker = AttemptMaker(partition)
 
-    async def made() -> list[Attempt]:
+    async def made() -> list[GradedAttempt]:
         return [one for number in range(count) for one in await maker.attempts(1, number)]
 
     return asyncio.run(made())
