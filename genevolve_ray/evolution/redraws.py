@@ -74,7 +74,7 @@ async def draw_again(
     on_begin: Callable[[int], None],
     on_trajectory: OnTrajectory,
 ) -> list[Group]:
-    """Return the re-draws of each stuck group whose request recalled a bundle, in the order of the groups.
+    """Return the re-draws of each stuck group whose request recalled a bundle that says anything, in the order of the groups.
 
     Seeds derive from step, request and sample, so that a step that is repeated draws the same. Samples are numbered after
     those of their group, and share its render seed.
@@ -92,7 +92,7 @@ async def draw_again(
         on_trajectory: called with every attempt that ended.
     """
     settings, loop = config.experience.redraws, config.loop
-    recalled = {lesson.request_id: lesson for lesson in lessons}
+    recalled = {lesson.request_id: lesson for lesson in lessons if lesson.experience.guidance}
     wanted = [
         (request, group, recalled[request.id])
         for request, group in zip(requests, groups, strict=True)

@@ -15,15 +15,17 @@ from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_
 from test_loop_experience import FakeEmbedder, Numbered, make
 
 from genevolve_ray.config import RunConfig
+from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.learner import trained_trajectories
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import Parts, RolloutTask
-from genevolve_ray.evolution.redraws import check_panel, comparable, is_stuck, redraw_metrics
+from genevolve_ray.evolution.redraws import check_panel, comparable, draw_again, is_stuck, redraw_metrics
 from genevolve_ray.evolution.store.lessons import stored_redraws
 from genevolve_ray.evolution.teaching import ExperienceLeakError
 from genevolve_ray.learning.redraw_config import RedrawConfig
-from genevolve_ray.records.experience import Lesson
+from genevolve_ray.records.experience import Experience, Lesson
 from genevolve_ray.records.trajectory import GUIDED, Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage
 
@@ -292,3 +294,21 @@ async def test_no_more_of_them_run_at_once_than_samples_may(scene: Scene) -> Non
     rollouts.before = count
     await evolve(begin(scene, rollouts, steps=1, max_running=1))
     assert most == 1
+
+
+async def test_a_bundle_that_says_nothing_is_no_guide() -> None:
+    request, rollouts = Numbered().train(0), GuidedRollouts()
+    lesson = Lesson(request_id=request.id, bundle=1, experience=Experience(), similarity=1.0, own=False)
+    drawn = await draw_again(
+        make_config(experience=EXPERIENCE),
+        rollouts,
+        [request],
+        [group(0.3, 0.3, name=request.id)],
+        [lesson],
+        1,
+        sampling=SamplingParams(),
+        generations=RendererGenerations(),
+        on_begin=lambda count: None,
+        on_trajectory=lambda trajectory: None,
+    )
+    assert (drawn, rollouts.tasks) == ([], [])
