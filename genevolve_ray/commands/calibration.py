@@ -20,7 +20,7 @@ from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.experience import build_run_embedder
 from genevolve_ray.evolution.sources import KnowsIdealGuidance
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.experience.calibration import LEAST_BUNDLES, Calibration, ThresholdRow, calibrate
+from genevolve_ray.experience.calibration import LEAST_BUNDLES, ThresholdCalibration, ThresholdRow, calibrate
 from genevolve_ray.experience.config import EmbedderConfig, MergeConfig
 from genevolve_ray.experience.recall import embedded
 from genevolve_ray.records.experience import Experience
@@ -45,8 +45,8 @@ class CalibrationOptions:
     out: Path | None = None
 
 
-def calibrate_run(run: Path, options: CalibrationOptions) -> Calibration:
-    """Calibrate the memory of a run, print the curves, and write them as JSON and as a page.
+def calibrate_run(run: Path, options: CalibrationOptions) -> ThresholdCalibration:
+    """Measure the thresholds of the memory of a run, print the curves, and write them as JSON and as a page.
 
     Raises:
         UserFault: for a run without experience or with too few bundles, an embedder that cannot be used here, or an
@@ -66,7 +66,7 @@ def calibrate_run(run: Path, options: CalibrationOptions) -> Calibration:
     return found
 
 
-def calibration_of(run: Path, options: CalibrationOptions) -> Calibration:
+def calibration_of(run: Path, options: CalibrationOptions) -> ThresholdCalibration:
     """Return the calibration of a run; see `calibrate_run`."""
     stored = load_experience(run)
     entries = stored.memory.rows()
@@ -143,7 +143,7 @@ def _references(config: RunConfig, bundles: Sequence[Experience], against: str, 
     return [found[bundle.request_id] for bundle in bundles]
 
 
-def print_calibration(found: Calibration) -> None:
+def print_calibration(found: ThresholdCalibration) -> None:
     """Print the curves as a table, with the recommendation below."""
     table = Table(
         title=f"{found.bundles} bundles, {found.requests} requests, {found.embedder}, against {found.reference}"

@@ -62,7 +62,7 @@ class ThresholdRow(Record):
     """The majority of the nearest bundles (`experience.merge`)."""
 
 
-class Calibration(Record):
+class ThresholdCalibration(Record):
     """Hold the curves of an embedder over the memory of a run."""
 
     embedder: str
@@ -89,7 +89,7 @@ def calibrate(
     merge: MergeConfig,
     wanted: float,
     **about: Any,
-) -> Calibration:
+) -> ThresholdCalibration:
     """Return the curves of a memory, and the threshold for a precision.
 
     Args:
@@ -127,7 +127,7 @@ def calibrate(
         share = len(hits) / len(queries)
         rows.append(ThresholdRow(threshold=threshold, hits=len(hits), hit_rate=share, nearest=nearest, merged=several))
     good = [r.threshold for r in rows if r.hits >= LEAST_HITS and (r.nearest.precision or 0) >= wanted]
-    return Calibration(
+    return ThresholdCalibration(
         bundles=len(bundles),
         requests=len(queries),
         alike=merge.alike,

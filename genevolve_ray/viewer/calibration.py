@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.experience.calibration import Calibration, Recalled
+from genevolve_ray.experience.calibration import ThresholdCalibration, Recalled
 from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Kind
 from genevolve_ray.viewer.figures import Figure
 from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import percent, render_page, write_page
 
 
-def write_calibration(found: Calibration, out: Path, run: str) -> Path:
+def write_calibration(found: ThresholdCalibration, out: Path, run: str) -> Path:
     """Write the page of a calibration and return its path. Raises OSError when it cannot be written."""
     return write_page(render_calibration(found, run), out)
 
 
-def render_calibration(found: Calibration, run: str) -> str:
+def render_calibration(found: ThresholdCalibration, run: str) -> str:
     """Return the page as text; every name in it is escaped."""
     context: dict[str, Any] = {
         "what": "calibration",
@@ -37,7 +37,7 @@ def render_calibration(found: Calibration, run: str) -> str:
     return render_page("calibration.html.j2", context)
 
 
-def _tiles(found: Calibration) -> list[Tile]:
+def _tiles(found: ThresholdCalibration) -> list[Tile]:
     row = next((r for r in found.rows if r.threshold == found.recommended), None)
     tiles = [
         Tile("Threshold of the run", f"{found.threshold:g}"),
@@ -49,7 +49,7 @@ def _tiles(found: Calibration) -> list[Tile]:
     return [Tile("Recommended threshold", f"{row.threshold:g}", note=note), *tiles]
 
 
-def _figure(found: Calibration) -> Figure:
+def _figure(found: ThresholdCalibration) -> Figure:
     xs = [row.threshold for row in found.rows]
 
     def series(name: str, color: int, recalled: list[Recalled]) -> list[ChartSeries]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from experience_helpers import unit
 
-from genevolve_ray.experience.calibration import THRESHOLDS, Calibration, ThresholdRow, calibrate
+from genevolve_ray.experience.calibration import THRESHOLDS, ThresholdCalibration, ThresholdRow, calibrate
 from genevolve_ray.experience.config import MergeConfig
 from genevolve_ray.records.experience import Experience
 
@@ -31,13 +31,13 @@ def classes(odd: int = -1) -> tuple[list[Experience], np.ndarray]:
     return bundles, np.stack([unit(*directions[place % CLASSES]) for place in range(COUNT)])
 
 
-def measured(bundles: list[Experience], vectors: np.ndarray, **changes: Any) -> Calibration:
+def measured(bundles: list[Experience], vectors: np.ndarray, **changes: Any) -> ThresholdCalibration:
     options: dict[str, Any] = {"queries": range(len(bundles)), "merge": MergeConfig(), "wanted": 0.9, **ABOUT}
     references = changes.pop("references", bundles)
     return calibrate(bundles, vectors, references, **(options | changes))
 
 
-def at(found: Calibration, threshold: float) -> ThresholdRow:
+def at(found: ThresholdCalibration, threshold: float) -> ThresholdRow:
     return next(row for row in found.rows if row.threshold == threshold)
 
 
