@@ -57,7 +57,7 @@ def calibrate_run(run: Path, options: CalibrationOptions) -> ThresholdCalibratio
 
     out = options.out or run / "calibration.json"
     if out.suffix != ".json":
-        raise UserFault(f"genevolve experience calibrate: --json {str(out)!r} must end in .json")
+        raise UserFault(f"--json {str(out)!r} must end in .json")
     found = calibration_of(run, options)
     write_object(out, found.model_dump(mode="json"))
     page = write_calibration(found, out.with_suffix(".html"), str(run))
@@ -122,7 +122,7 @@ def _references(config: RunConfig, bundles: Sequence[Experience], against: str, 
     if against == OWN:
         return list(bundles)
     if against != IDEAL:
-        raise UserFault(f"genevolve experience calibrate: --against {against!r} is unknown; known: {OWN}, {IDEAL}")
+        raise UserFault(f"--against {against!r} is unknown; known: {OWN}, {IDEAL}")
     with tempfile.TemporaryDirectory(prefix="genevolve-calibrate-") as folder:
         source: Any = config.requests.build(FilesystemImages(folder))
         knows = isinstance(source, KnowsIdealGuidance)

@@ -54,7 +54,7 @@ def lift_run(run: Path, options: LiftOptions) -> dict[str, Any]:
     step = _step(store, run, options.step)
     out = options.out or run / f"lift-{step:06d}.json"
     if out.suffix != ".json":
-        raise UserFault(f"genevolve experience lift: --json {str(out)!r} must end in .json")
+        raise UserFault(f"--json {str(out)!r} must end in .json")
     config = validate_config(with_overrides(store.config, options.settings))
     snapshot, result = store.get_experience(step), {"run": str(run), "step": step, "policies": {}}
     with store.open_checkpoint(step) as kept, policy_folder(kept) as folder:
