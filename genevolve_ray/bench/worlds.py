@@ -28,7 +28,7 @@ NO_LIMIT = 1 << 31
 
 @dataclass(frozen=True)
 class WorldSources:
-    """Pose the training requests of one world, and held-out requests of others by their seeds."""
+    """Serve the training requests of one world, and held-out requests of others by their seeds."""
 
     training: RequestSource
     tested: Mapping[int, RequestSource]

@@ -327,6 +327,7 @@ class Launch:
     def _create_memory(self) -> Any:
         import ray
 
+        assert self.wanted.policy is not None, "a run with experience trains a policy"
         options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0}
         own = self.config.summariser.environment()
         variables = {"HF_HUB_OFFLINE": "1", **self._folders(), **own.get("env_vars", {})}

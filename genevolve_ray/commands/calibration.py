@@ -46,7 +46,7 @@ class CalibrationOptions:
 
 
 def calibrate_run(run: Path, options: CalibrationOptions) -> Calibration:
-    """Calibrate the memory of a run, print the curves, and write them as JSON and as a page.
+    """Measure the memory of a run by threshold, print the curves, and write them as JSON and as a page.
 
     Raises:
         UserFault: for a run without experience or with too few bundles, an embedder that cannot be used here, or an

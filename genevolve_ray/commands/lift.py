@@ -56,13 +56,14 @@ def lift_run(run: Path, options: LiftOptions) -> dict[str, Any]:
     if out.suffix != ".json":
         raise UserFault(f"genevolve experience lift: --json {str(out)!r} must end in .json")
     config = validate_config(with_overrides(store.config, options.settings))
-    snapshot, result = store.get_experience(step), {"run": str(run), "step": step, "policies": {}}
+    snapshot, measured = store.get_experience(step), dict[str, Any]()
     with store.open_checkpoint(step) as kept, policy_folder(kept) as folder:
         policies = {f"step {step}": folder} | ({START: model_folder(config.policy.model)} if options.start else {})
         for name, model in policies.items():
             found = asyncio.run(_measured(config, model, snapshot, step, options))
-            result["policies"][name] = found
+            measured[name] = found
             print_lift(name, found)
+    result = {"run": str(run), "step": step, "policies": measured}
     write_object(out, result)
     print(out)
     return result

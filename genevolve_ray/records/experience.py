@@ -182,7 +182,7 @@ class Lesson(Record):
 
     @property
     def kind(self) -> LessonKind:
-        """Where the bundle comes from."""
+        """The origin of the bundle."""
         if self.merged:
             return LessonKind.MERGED
         return LessonKind.OWN if self.own else LessonKind.REMEMBERED

@@ -61,6 +61,7 @@ async def test_a_student_of_an_evaluation_that_saw_experience_is_found(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 async def test_no_student_of_any_arm_sees_experience(tmp_path: Path) -> None:
     base, taught = config(), dict[str, int]()
     model = model_folder(base.policy.model)
