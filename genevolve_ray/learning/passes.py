@@ -24,7 +24,7 @@ from genevolve_ray.learning.lora import reference_adapter
 from genevolve_ray.learning.packing import Packer
 from genevolve_ray.learning.policy import head_weight, hidden_states
 from genevolve_ray.learning.streams import Scored, TaughtTokens
-from genevolve_ray.learning.teacher import Comparison, TeacherStates
+from genevolve_ray.learning.teacher import TeacherComparison, TeacherStates
 from genevolve_ray.learning.tower import TowerFeatures
 from genevolve_ray.learning.workers import Workers
 
@@ -101,7 +101,7 @@ class Passes:
             entropy: whether to return entropies.
         """
         settings = self._config.ved, self._config.temperature, self._ban_mask_V
-        comparison = Comparison(batch, self._teacher_states(batch, chosen), *settings)
+        comparison = TeacherComparison(batch, self._teacher_states(batch, chosen), *settings)
         logprobs_P, entropy_P, divergence_P = self._logprobs(self._model, batch, entropy, comparison.divergence)
         assert divergence_P is not None
         return logprobs_P, entropy_P, comparison.taught(divergence_P)

@@ -68,7 +68,7 @@ class TeacherStates:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TeacherComparison:
     """Compare a student's micro-batch with its teacher at the tokens that the gate selects."""
 
     student: MicroBatch

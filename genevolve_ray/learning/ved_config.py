@@ -54,7 +54,7 @@ class TokenAggregation(StrEnum):
 
 
 class GradientRatio(Config):
-    """Configure a coefficient that keeps a ratio of gradient norms, whatever the scale of a world's losses is.
+    """Configure a coefficient that keeps a ratio of gradient norms at any scale of the losses.
 
     In a step that measures, it is ratio_to_grpo * |g_grpo| / |g_ved|. g_ved is the gradient of the distillation loss at
     coefficient 1, and g_grpo that of everything else, the KL term included. Other steps keep the last value, and so does
