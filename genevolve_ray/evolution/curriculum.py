@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from genevolve_ray.evolution.store.run import RunStore
 
 
-class PassRateConfig(Config):
+class RequestCurriculumConfig(Config):
     """Configure the curriculum: a request with running mean m has weight max(floor, exp(-((m - target) / width)^2 / 2)).
 
     A request that was not drawn yet has weight 1.
@@ -77,7 +77,7 @@ class CurriculumRequests:
     def __init__(
         self,
         source: RequestSource,
-        config: PassRateConfig,
+        config: RequestCurriculumConfig,
         *,
         seed: int,
         size: int,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from genevolve_ray.evolution.curriculum import PassRateConfig
+from genevolve_ray.evolution.curriculum import RequestCurriculumConfig
 from genevolve_ray.evolution.flow import DynamicSamplingConfig
 from genevolve_ray.records.base import Config
 
@@ -46,7 +46,7 @@ class LoopConfig(Config):
     """Steps between checkpoints."""
     dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
     """Whether groups without variance give way to further requests; `rounds` switches it on."""
-    curriculum: PassRateConfig = PassRateConfig()
+    curriculum: RequestCurriculumConfig = RequestCurriculumConfig()
     """Whether requests are drawn by how well the policy does on them; `pool` switches it on."""
     parity_limit: float = Field(default=1e-4, gt=0)
     """Largest mean |engine - learner| log-prob at equal version before the run stops. Where it is not given: 1e-4 for

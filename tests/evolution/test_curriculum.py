@@ -11,7 +11,7 @@ import pytest
 from loop_fakes import FakeRequests, FakeRollouts, Scene, evolve, make_config, make_trajectory
 
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.curriculum import PassRateConfig, CurriculumRequests, CurriculumState
+from genevolve_ray.evolution.curriculum import CurriculumRequests, CurriculumState, RequestCurriculumConfig
 from genevolve_ray.evolution.flow import FlowState
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey
@@ -25,7 +25,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def source(state: CurriculumState | None = None, seed: int = 1, size: int = 4, **settings: Any) -> CurriculumRequests:
-    config = PassRateConfig.model_validate({"pool": 20} | settings)
+    config = RequestCurriculumConfig.model_validate({"pool": 20} | settings)
     return CurriculumRequests(FakeRequests(), config, seed=seed, size=size, state=state)
 
 
@@ -46,14 +46,14 @@ def test_a_round_has_different_requests_of_the_pool_by_the_seed() -> None:
 
 def test_weights_fall_with_the_distance_from_the_target() -> None:
     """At one width from the target the weight is exp(-1/2); far from it the floor holds; an unseen request has 1."""
-    config = PassRateConfig(pool=1, target=0.5, width=0.2, floor=0.05)
+    config = RequestCurriculumConfig(pool=1, target=0.5, width=0.2, floor=0.05)
     assert [config.weight(m) for m in (None, 0.5, 0.7, 0.0)] == pytest.approx([1, 1, 0.60653066, 0.05])
 
 
 def test_passes_are_counted_where_a_pass_is_defined() -> None:
     scores = [0.2, 0.6, 0.7, 0.9]
-    assert PassRateConfig(pool=1).measure(scores) == pytest.approx(0.6)
-    assert PassRateConfig(pool=1, pass_at=0.7).measure(scores) == 0.5
+    assert RequestCurriculumConfig(pool=1).measure(scores) == pytest.approx(0.6)
+    assert RequestCurriculumConfig(pool=1, pass_at=0.7).measure(scores) == 0.5
 
 
 def test_requests_of_middle_difficulty_are_drawn_more_often() -> None:
@@ -102,7 +102,7 @@ def test_a_pool_beyond_the_source_is_refused() -> None:
             return 7
 
     with pytest.raises(UserFault, match=r"loop\.curriculum\.pool=20 exceeds the 7 training requests"):
-        CurriculumRequests(Short(), PassRateConfig(pool=20), seed=1, size=4)
+        CurriculumRequests(Short(), RequestCurriculumConfig(pool=20), seed=1, size=4)
     with pytest.raises(ValueError, match=r"loop\.curriculum\.pool=1 is below loop\.requests_per_step=2"):
         make_config(curriculum={"pool": 1})
 
