@@ -18,9 +18,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from genevolve_ray.learning.distributed import Ranks, full
+from genevolve_ray.learning.distributed import full
 from genevolve_ray.learning.ved_config import GradientRatio, VedConfig
 
 COEFFICIENT = "ved_coefficient"
@@ -31,20 +30,11 @@ Gradients = list[Tensor | None]
 class Coefficient:
     """Hold the coefficient of the distillation loss, and measure it where it is a ratio."""
 
-    def __init__(
-        self, config: VedConfig, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], ranks: Ranks
-    ) -> None:
-        """Keep the settings.
-
-        Raises:
-            ValueError: for a ratio over several ranks that hold trained parameters whole, whose gradients are summed
-                later.
-        """
+    def __init__(self, config: VedConfig, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+        """Keep the settings. Several ranks must shard all parameters: gradients of whole ones are summed later."""
         self._setting, self._optimizer, self._parameters = config.coefficient, optimizer, parameters
         self.figures: dict[str, float] = {}
         """Of the last step: the coefficient, and what was measured; empty where it is a number."""
-        if ranks.size > 1 and self._ratio is not None and not all(isinstance(p, DTensor) for p in parameters):
-            raise ValueError(f"learner.ved.coefficient={self._ratio:g} with lora.projector=true needs one rank")
 
     @property
     def _ratio(self) -> GradientRatio | None:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from genevolve_ray.learning.advantage import AdvantageConfig
-from genevolve_ray.learning.ved_config import VedConfig
+from genevolve_ray.learning.ved_config import GradientRatio, VedConfig
 from genevolve_ray.records.base import Config
 
 
@@ -266,6 +266,11 @@ class LearnerConfig(Config):
             raise ValueError(f"context_parallel={self.context_parallel} needs packed_rows=true: it cuts packed rows")
         if self.kernels == "liger" and self.device == "cpu":
             raise ValueError("kernels=liger needs a GPU, got device=cpu")
+        if self.trains_projector and isinstance(self.ved.coefficient, GradientRatio):
+            raise ValueError(
+                f"ved.coefficient={self.ved.coefficient:g} needs lora.projector=false: ranks add up the gradients of "
+                "projectors after the coefficient is measured"
+            )
         if self.context_parallel > 1 and self.ved.teaches and self.ved.form.exact:
             raise ValueError(
                 f"ved.form={self.ved.form.value} needs context_parallel=1, got {self.context_parallel}: the teacher's "

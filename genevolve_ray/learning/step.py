@@ -115,7 +115,7 @@ class Learner:
         self._optimizer = build_optimizer(self.model, config)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._scalings = adapter_scalings(self.model)
-        self._coefficient = Coefficient(config.ved, self._optimizer, self._parameters, self._ranks)
+        self._coefficient = Coefficient(config.ved, self._optimizer, self._parameters)
         computing = self._passes, self._workers, self._ranks, self._parameters
         self._objective = Objective(config, *computing, self._coefficient)
         self.gaps: list[list[float]] = []

@@ -11,11 +11,10 @@ import torch
 from learning_fakes import exact, taught
 from test_step import BANNED, DOUBLE, sequences
 from test_step_teacher import GUIDE
-from torch import Tensor, nn
+from torch import Tensor
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.coefficient import Coefficient
-from genevolve_ray.learning.distributed import Ranks
+from genevolve_ray.learning.config import LearnerConfig, LoraConfig
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.learning.ved_config import GradientRatio, VedConfig, VedForm
 
@@ -111,8 +110,8 @@ def test_a_checkpoint_from_before_the_ratio_is_measured_anew(model_dir: Path, tm
     assert "grad_norm_ved" in made.train_step(batch(1), 1)
 
 
-def test_ranks_that_hold_parameters_whole_are_refused() -> None:
-    parameter = nn.Parameter(torch.zeros(2))
-    config = VedConfig(coefficient=GradientRatio(ratio_to_grpo=0.5))
-    with pytest.raises(ValueError, match=r"coefficient=\{ratio_to_grpo: 0.5\} with lora.projector=true needs one rank"):
-        Coefficient(config, torch.optim.AdamW([parameter]), [parameter], Ranks(0, 2))
+def test_projectors_are_refused() -> None:
+    """Every rank holds them whole, and their gradients are summed later."""
+    ved = VedConfig(coefficient=GradientRatio(ratio_to_grpo=0.5))
+    with pytest.raises(ValueError, match=r"ved.coefficient=\{ratio_to_grpo: 0.5\} needs lora.projector=false"):
+        LearnerConfig(ved=ved, lora=LoraConfig(projector=True))
