@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.experience.calibration import ThresholdCalibration, Recalled
+from genevolve_ray.experience.calibration import Recalled, ThresholdCalibration
 from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Kind
 from genevolve_ray.viewer.figures import Figure
 from genevolve_ray.viewer.headlines import Tile

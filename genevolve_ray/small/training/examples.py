@@ -48,7 +48,8 @@ class ExampleMix(Config):
     @property
     def kinds(self) -> Mapping[Reference, float]:
         """The shares of scenes whose first reference image is the background's flag, the subject's picture, or a white
-        canvas."""
+        canvas.
+        """
         return {"flag": self.flags, "subject": self.subjects, "none": 1 - self.flags - self.subjects}
 
 
