@@ -47,9 +47,7 @@ class ExampleMix(Config):
 
     @property
     def kinds(self) -> Mapping[Reference, float]:
-        """The shares of scenes whose first reference image is the background's flag, the subject's picture, or a white
-        canvas.
-        """
+        """The shares of first references: the flag of the background, the picture of the subject, a white canvas."""
         return {"flag": self.flags, "subject": self.subjects, "none": 1 - self.flags - self.subjects}
 
 
