@@ -123,7 +123,7 @@ def print_bundle(run: Path, number: int) -> None:
 def print_search(run: Path, text: str, top: int) -> None:
     """Print the bundles nearest to a request; those that a run would not have retrieved are dimmed."""
     found = load_experience(run)
-    threshold = found.config.memory.threshold
+    threshold = found.config.memory.least_cosine
     table = Table(title=f"nearest bundles; a run retrieves bundles above cosine {threshold:g}")
     for heading in ("bundle", "cosine", "step"):
         table.add_column(heading, justify="right", no_wrap=True)
