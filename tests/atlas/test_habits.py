@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from functools import lru_cache
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -201,13 +200,3 @@ def test_the_place_of_parts_is_none_where_nothing_else_is_said() -> None:
     assert ORDER not in wordings_in("draw Velmora; two moon")
     assert wordings_in("draw Velmora; calm light from above")[ORDER] == "things first"
     assert wordings_in("draw calm light from above; Velmora")[ORDER] == "things last"
-
-
-def test_the_shipped_cold_start_is_of_the_recipe() -> None:
-    import json
-
-    from genevolve_ray.atlas.long_start import LongStartConfig
-
-    folder = resources.files("genevolve_ray.atlas") / "cold_start_long"
-    made = json.loads((folder / "provenance.json").read_text())
-    assert made["recipe"] == LongStartConfig().model_dump(mode="json")
