@@ -99,7 +99,7 @@ class Wanted:
 
     @property
     def kscore(self) -> bool:
-        """True if KScores are all that is written, so that the judge must give them."""
+        """True where the judge must give KScores, as nothing else is written."""
         return self.judge and not (self.grade or self.panel or self.train)
 
 
