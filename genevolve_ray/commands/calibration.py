@@ -88,6 +88,7 @@ def calibration_of(run: Path, options: CalibrationOptions) -> ThresholdCalibrati
         queries=sorted(youngest),
         merge=config.experience.merge or MergeConfig(),
         wanted=options.precision,
+        numbers=[entry.number for entry in entries],
         embedder=name,
         reference=options.against,
         threshold=stored.config.memory.least_cosine,
