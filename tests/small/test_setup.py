@@ -67,7 +67,7 @@ def test_trainings_and_their_rows_are_made_from_nothing_alone() -> None:
     [
         (renderer, "RendererTraining", partial(renderer.RendererTraining, seed=7), "renderer_weights"),
         (image_text, "ImageTextTraining", partial(image_text.ImageTextTraining, steps=7), "image_text_weights"),
-        (cold_start, "SETTINGS", {"lr": 7}, "cold_start"),
+        (cold_start, "SETTINGS", cold_start.SETTINGS | {"lr": 7}, "cold_start"),
         (weights, "world_code", lambda: "other", "rows"),
     ],
     ids=["renderer", "image_text", "cold_start", "rows"],
