@@ -13,12 +13,12 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -209,15 +209,20 @@ def _same(base: type[BaseModel], name: str, info: FieldInfo) -> bool:
 
 
 def _type(info: FieldInfo) -> str:
+    text, null, _ = spelled(info.annotation).partition(" or null")
+    return _bounded(text, info.metadata) + null
+
+
+def _bounded(text: str, limits: Iterable[Any]) -> str:
+    """Return a type in words with the bounds of its values."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "multiple of"}
     bounds = [
         f"{sign} {value:g}"
-        for limit in info.metadata
+        for limit in limits
         for name, sign in signs.items()
         if (value := getattr(limit, name, None)) is not None
     ]
-    text, null, _ = spelled(info.annotation).partition(" or null")
-    return " ".join(filter(None, [text, ", ".join(bounds)])) + null
+    return " ".join(filter(None, [text, ", ".join(bounds)]))
 
 
 def spelled(annotation: Any) -> str:
@@ -227,6 +232,9 @@ def spelled(annotation: Any) -> str:
         return "null"
     if origin is Literal:
         return ", ".join(f"`{_yaml(value)}`" for value in inner)
+    if origin is Annotated:
+        limits = [limit for held in inner[1:] for limit in (held.metadata if isinstance(held, FieldInfo) else [held])]
+        return _bounded(spelled(inner[0]), limits)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(spelled(one) for one in inner)
     if origin in (list, tuple):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from genevolve_ray.atlas.lexicon import Partition
+from genevolve_ray.atlas.renderer import AtlasRendererConfig
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.stated import world_of
@@ -83,9 +84,13 @@ class AtlasRequests:
         world = self._world(world_of("", prompt, self._config.seed)[0])
         return read_request(world, typed_id(prompt), prompt, self._images)
 
-    def ideal_guidance(self, request: Request) -> Experience:
-        """Return the decisions that earn the full reward; a calibration compares remembered bundles with them."""
-        return as_experience(ideal(Truth.model_validate(request.meta["truth"])))
+    def ideal_guidance(self, request: Request, renderer: Any = None) -> Experience:
+        """Return the decisions that earn the full reward; a calibration compares remembered bundles with them.
+
+        Where the settings of the renderer have habits, the wordings that it prefers are among the decisions.
+        """
+        habits = renderer.habits if isinstance(renderer, AtlasRendererConfig) else None
+        return as_experience(ideal(Truth.model_validate(request.meta["truth"]), habits))
 
     def suggest_requests(self, count: int, near: str = "", after: int = 0) -> list[str]:
         """Return requests of the training world, or those nearest to a text in the world of its first name."""

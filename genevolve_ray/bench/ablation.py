@@ -40,7 +40,7 @@ from genevolve_ray.evolution.inprocess import (
 )
 from genevolve_ray.evolution.metrics import evaluation_metrics
 from genevolve_ray.evolution.monitor import NullMonitor
-from genevolve_ray.evolution.sources import open_source
+from genevolve_ray.evolution.sources import open_source, posed_requests, trained_ids
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import weight_folders
@@ -246,8 +246,9 @@ async def _lift(
 ) -> dict[str, Any]:
     """Return the gain in reward that a run's bundles give to the policy that it started from, placed in its context."""
     await engine.update(str(model), 0)
-    trained = {r.id: r for i in range(config.loop.steps * config.loop.requests_per_step) if (r := sources.train(i))}
-    return await measure_lift(config, rollouts, list(trained.values()), store.get_experience(store.last_step))
+    last = store.last_step
+    trained = posed_requests(sources, config.loop, trained_ids(store, last), last)
+    return await measure_lift(config, rollouts, list(trained.values()), store.get_experience(last))
 
 
 def _add(

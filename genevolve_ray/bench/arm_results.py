@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from genevolve_ray.bench.arms import Arm, arm_of
 from genevolve_ray.records.intervals import Interval, grouped_interval, nested_interval
 
-LIFTS = ("own", "remembered", "merged", "placebo", "constant")
+LIFTS = ("own", "remembered")
 """Kinds of bundles whose gain in a prompt is measured, in the order of tables."""
+TRAINING = -1
+"""Stands for the training world among areas; the tested worlds are named by their seeds, which are 0 or more."""
 
 
 @dataclass
@@ -27,7 +29,7 @@ class ArmRuns:
     scores: list[dict[int, NDArray[np.float64]]] = field(default_factory=list)
     """Held-out scores by world, each [M]."""
     areas: list[dict[int, NDArray[np.float64]]] = field(default_factory=list)
-    """Areas under the validation curve by world, each [M]; -1 is the training world, whose area is one number a seed."""
+    """Areas under the validation curve by world, each [M]; `TRAINING` is the training world, whose area is one number a seed."""
     curves: list[dict[int, list[list[float]]]] = field(default_factory=list)
     """Mean validation curves by tested world, as [step, reward]."""
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -43,10 +45,6 @@ class ArmRuns:
             return None
         rows = [np.concatenate([found[world] for world in worlds]) for found in self.areas]
         return np.stack(rows) if len({len(row) for row in rows}) == 1 else None
-
-
-TRAINING = -1
-"""Stands for the training world among areas."""
 
 
 def area(curve: Sequence[Sequence[float]]) -> float | None:

@@ -10,6 +10,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import build_run_embedder
+from genevolve_ray.evolution.placebo import PlaceboError
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.experience.config import MergeConfig
 from genevolve_ray.experience.memory import ExperienceMemory
@@ -63,7 +64,8 @@ async def guides_of(
 
     `own`: the request's own bundle. `remembered`: the nearest bundle of another request that reaches the threshold.
     `merged`: the majority of the nearest ones of other requests, where there are two. `placebo`: neutral words of the
-    length of the request's own bundle, else of the remembered one. `constant`: one bundle for all.
+    length of the request's own bundle, else of the remembered one, where there are such words. `constant`: one bundle for
+    all.
 
     Args:
         config: the run that wrote the memory.
@@ -93,10 +95,18 @@ async def guides_of(
             merged = without_leaks(merge_bundles(others, merge.alike), request)
             guides["merged"] |= {request.id: merged} if merged.guidance else {}
     if placebo is not None:
-        guides["placebo"] = {name: placebo(bundle) for name, bundle in (guides["remembered"] | guides["own"]).items()}
+        written = {name: _placebo(placebo, bundle) for name, bundle in (guides["remembered"] | guides["own"]).items()}
+        guides["placebo"] = {name: bundle for name, bundle in written.items() if bundle is not None}
     if constant is not None:
         guides["constant"] = {request.id: constant for request in requests}
     return guides
+
+
+def _placebo(write: Callable[[Experience], Experience], bundle: Experience) -> Experience | None:
+    try:
+        return write(bundle)
+    except PlaceboError:
+        return None
 
 
 async def measure_guides(

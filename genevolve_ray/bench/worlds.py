@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import RequestSource
-from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.records.request import Request
@@ -77,12 +77,22 @@ class CurveEvolution(Evolution):
     """Raises for a student that saw experience."""
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:
-        """Evaluate as the loop does, check that no student saw experience, and keep validations."""
+        """Evaluate as the loop does, check that no student saw experience, and keep validations.
+
+        Raises:
+            UserFault: when the worlds have other numbers of validation requests than the run asks for.
+        """
+        kept = split == "validation" and bool(self.worlds)
+        count = self.config.loop.validation_requests
+        if kept and len(requests) != count * len(self.worlds):
+            raise UserFault(
+                f"{len(requests)} validation requests of {len(self.worlds)} test worlds: each needs "
+                f"loop.validation_requests={count}"
+            )
         found = await super().evaluate(requests, split)
         for trajectory in found:
             self.check(trajectory)
-        if split == "validation" and self.worlds:
-            count = len(found) // len(self.worlds)
+        if kept:
             for place, world in enumerate(self.worlds):
                 name = tested_name("curve", world, count, self.store.last_step + 1)
                 self.store.put_trajectories(name, found[place * count : (place + 1) * count])
@@ -106,12 +116,15 @@ def curve_of(store: RunStore, world: int, count: int) -> tuple[list[int], NDArra
     """Return the validated steps of a run and the scores of a world's requests at them, [T, M].
 
     None where the run was not validated on that world at every step.
+
+    Raises:
+        StoreError: when trajectories of a validation are corrupt.
     """
     steps = [int(validation["step"]) for validation in store.validations()]
-    try:
-        rows = [store.get_trajectories(tested_name("curve", world, count, step)) for step in steps]
-    except StoreError:
+    names = [tested_name("curve", world, count, step) for step in steps]
+    if not set(names) <= set(store.trajectory_names()):
         return None
+    rows = [store.get_trajectories(name) for name in names]
     return (steps, np.array([[_score(t) for t in row] for row in rows], dtype=np.float64)) if rows else None
 
 

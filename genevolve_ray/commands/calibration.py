@@ -16,9 +16,10 @@ from rich.table import Table
 
 from genevolve_ray.commands.experience import StoredExperience, load_experience
 from genevolve_ray.config import RunConfig, validate_config, with_overrides
+from genevolve_ray.doctor.settings_tree import plugin_settings
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.experience import build_run_embedder
-from genevolve_ray.evolution.sources import KnowsIdealGuidance
+from genevolve_ray.evolution.sources import KnowsIdealGuidance, posed_requests, recorded_source
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.calibration import LEAST_BUNDLES, ThresholdCalibration, ThresholdRow, calibrate
 from genevolve_ray.experience.config import EmbedderConfig, MergeConfig
@@ -78,7 +79,7 @@ def calibration_of(run: Path, options: CalibrationOptions) -> ThresholdCalibrati
     embedder = _embedder(config, options.embedder)
     name, vectors = _vectors(stored, embedder, [entry.key for entry in entries])
     bundles = [entry.experience for entry in entries]
-    references = _references(config, bundles, options.against, stored.step)
+    references = _references(config, RunStore.read(str(run)), bundles, options.against, stored.step)
     youngest = sorted(range(len(entries)), key=lambda place: -entries[place].number)[: options.requests]
     return calibrate(
         bundles,
@@ -87,6 +88,7 @@ def calibration_of(run: Path, options: CalibrationOptions) -> ThresholdCalibrati
         queries=sorted(youngest),
         merge=config.experience.merge or MergeConfig(),
         wanted=options.precision,
+        numbers=[entry.number for entry in entries],
         embedder=name,
         reference=options.against,
         threshold=stored.config.memory.least_cosine,
@@ -117,28 +119,27 @@ def _vectors(
         raise UserFault(f"cannot calibrate embedder {embedder.type or embedder.kind!r}: {error}") from error
 
 
-def _references(config: RunConfig, bundles: Sequence[Experience], against: str, steps: int) -> list[Experience]:
+def _references(
+    config: RunConfig, store: RunStore, bundles: Sequence[Experience], against: str, steps: int
+) -> list[Experience]:
     """Return what each request ought to hear."""
     if against == OWN:
         return list(bundles)
     if against != IDEAL:
         raise UserFault(f"--against {against!r} is unknown; known: {OWN}, {IDEAL}")
+    renderer = None if config.renderer.isolated else plugin_settings("renderer", config.renderer)[1]
     with tempfile.TemporaryDirectory(prefix="genevolve-calibrate-") as folder:
-        source: Any = config.requests.build(FilesystemImages(folder))
-        knows = isinstance(source, KnowsIdealGuidance)
-        if not knows:
+        source: Any = recorded_source(config, store, FilesystemImages(folder))
+        if not isinstance(source, KnowsIdealGuidance):
             raise UserFault(
                 f"--against {IDEAL}: requests.type={config.requests.type} does not know what guidance is right "
                 f"(it has no method ideal_guidance); use --against {OWN}"
             )
-        wanted, found = {bundle.request_id for bundle in bundles}, dict[str, Experience]()
-        for index in range(config.loop.requests_per_step * steps):
-            request = source.train(index)
-            if request.id in wanted:
-                found[request.id] = source.ideal_guidance(request)
-    if missing := sorted(wanted - set(found)):
+        posed = posed_requests(source, config.loop, [bundle.request_id for bundle in bundles], steps)
+        found = {name: source.ideal_guidance(request, renderer) for name, request in posed.items()}
+    if missing := sorted({bundle.request_id for bundle in bundles} - set(found)):
         raise UserFault(
-            f"--against {IDEAL}: request {missing[0]!r} of a bundle is none of the run's first {steps} steps"
+            f"--against {IDEAL}: request {missing[0]!r} of a bundle is none that the run's source poses in {steps} steps"
         )
     return [found[bundle.request_id] for bundle in bundles]
 

@@ -20,6 +20,7 @@ from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inprocess import load_chat, start_rollouts
 from genevolve_ray.evolution.placebo import PlaceboWriter
+from genevolve_ray.evolution.sources import posed_requests, recorded_source, trained_ids
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.published.files import write_object
@@ -56,11 +57,11 @@ def lift_run(run: Path, options: LiftOptions) -> dict[str, Any]:
     if out.suffix != ".json":
         raise UserFault(f"--json {str(out)!r} must end in .json")
     config = validate_config(with_overrides(store.config, options.settings))
-    snapshot, measured = store.get_experience(step), dict[str, Any]()
+    measured = dict[str, Any]()
     with store.open_checkpoint(step) as kept, policy_folder(kept) as folder:
         policies = {f"step {step}": folder} | ({START: model_folder(config.policy.model)} if options.start else {})
         for name, model in policies.items():
-            found = asyncio.run(_measured(config, model, snapshot, step, options))
+            found = asyncio.run(_measured(config, store, model, step, options))
             measured[name] = found
             print_lift(name, found)
     result = {"run": str(run), "step": step, "policies": measured}
@@ -82,11 +83,11 @@ def _step(store: RunStore, run: Path, wanted: int | None) -> int:
     return step
 
 
-async def _measured(config: RunConfig, model: Path, snapshot: bytes, step: int, options: LiftOptions) -> dict[str, Any]:
+async def _measured(config: RunConfig, store: RunStore, model: Path, step: int, options: LiftOptions) -> dict[str, Any]:
     with _images() as images:
-        requests = _trained(config, images, step)[-options.requests :]
+        requests = _trained(config, store, images, step)[-options.requests :]
         placebo = PlaceboWriter(load_chat(model, config.date), config.protocol).of
-        guides = await guides_of(config, requests, snapshot, placebo, _constant(config))
+        guides = await guides_of(config, requests, store.get_experience(step), placebo, _constant(config))
         rollouts, engine = await start_rollouts(config, model, images)
         try:
             return await measure_guides(config, rollouts, requests, guides, options.samples)
@@ -102,11 +103,10 @@ def _images() -> Iterator[FilesystemImages]:
         yield FilesystemImages(folder)
 
 
-def _trained(config: RunConfig, images: FilesystemImages, step: int) -> list[Request]:
-    """Return the different requests of the first steps of a run, in order."""
-    source: Any = config.requests.build(images)
-    posed = (source.train(index) for index in range(config.loop.requests_per_step * step))
-    return list({request.id: request for request in posed}.values())
+def _trained(config: RunConfig, store: RunStore, images: FilesystemImages, step: int) -> list[Request]:
+    """Return the different requests that the learner saw up to a step, in that order."""
+    source = recorded_source(config, store, images)
+    return list(posed_requests(source, config.loop, trained_ids(store, step), step).values())
 
 
 def _constant(config: RunConfig) -> Any:

@@ -21,11 +21,11 @@ from genevolve_ray.doctor.settings_tree import plugin_settings
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.judging import MAIN
-from genevolve_ray.evolution.sources import build_source
+from genevolve_ray.evolution.sources import posed_requests, recorded_source
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.judges.protocol import gives_kscore
 from genevolve_ray.records.components import AnyVerdict, components_of
-from genevolve_ray.records.images import ImageRef, ImageStore
+from genevolve_ray.records.images import ImageRef, ImageStore, MemoryImages
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
@@ -236,7 +236,9 @@ def _rollouts(store: RunStore, name: str) -> Iterator[Stored]:
     """Yield (row id, request, trajectory) of the rendered rollouts of a stored set, or of all judged groups."""
     if name == STEPS:
         found = [t for step in store.committed_steps() for g in store.groups(step) for t in g.trajectories]
-        requests = _training_requests(store, {t.key.request_id for t in found})
+        config = validate_config(store.config)
+        source = recorded_source(config, store, MemoryImages())
+        requests = posed_requests(source, config.loop, [t.key.request_id for t in found], store.last_step)
     elif name in (names := store.trajectory_names()):
         found = store.get_trajectories(name)
         requests = {r.id: r for r in store.get_requests("heldout" if name.startswith("heldout") else "ablation")}
@@ -247,26 +249,6 @@ def _rollouts(store: RunStore, name: str) -> Iterator[Stored]:
             key = t.key
             row_id = f"{key.step:06d}-{key.request_id}-{key.sample}-{key.attempt}" if name == STEPS else key.request_id
             yield row_id, requests[key.request_id], t
-
-
-def _training_requests(store: RunStore, wanted: set[str]) -> dict[str, Request]:
-    """Return training requests by id, from the run's own source: an index always gives the same request."""
-    from genevolve_ray.records.images import MemoryImages
-
-    config = validate_config(store.config)
-    source = build_source(config.requests, config.judge, MemoryImages())
-    if (recorded := store.rows()) and hasattr(source, "keep"):
-        source.keep(recorded)
-    found: dict[str, Request] = {}
-    loop = config.loop
-    leased = 4 * max(1, len(wanted)) + 4 * loop.requests_per_step
-    for index in range(max(leased * (1 + loop.dynamic_sampling.rounds), loop.curriculum.pool)):
-        if len(found) == len(wanted):
-            break
-        request = source.train(index)
-        if request.id in wanted:
-            found[request.id] = request
-    return found
 
 
 def _row(store: RunStore, out: Path, row_id: str, request: Request, trajectory: Trajectory) -> ResultRow:

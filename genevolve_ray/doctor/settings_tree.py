@@ -17,7 +17,7 @@ from genevolve_ray.evolution.patience import children, joined, nodes, plain_sett
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
 from genevolve_ray.records.secrets import references
 from genevolve_ray.remote.config import RemoteConfig
-from genevolve_ray.small.stages import PRESET_FOLDER
+from genevolve_ray.small.stages import MANIFEST, PRESET_FOLDER
 
 SMALL = "small"
 """The preset whose parts a setup makes."""
@@ -79,7 +79,10 @@ def unmade(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def setup_folder(config: RunConfig) -> Path:
-    """Return the folder of the setup of the preset `small` that a run names: at least two keys name their parts in it."""
+    """Return the folder of the setup of the preset `small` that a run names: at least two keys name their parts in it.
+
+    Two hub ids of one owner, or two relative names, are no setup: a folder that exists must hold the files of one.
+    """
     from genevolve_ray.small.preset import preset_values
 
     if SMALL not in config.layers:
@@ -90,7 +93,14 @@ def setup_folder(config: RunConfig) -> Path:
         if inner is not None and (given := named.get(key)) and Path(given).parts[-len(inner.parts) :] == inner.parts:
             found[Path(*Path(given).parts[: -len(inner.parts)])] += 1
     [(folder, times)] = found.most_common(1) or [(PRESET_FOLDER, 0)]
-    return folder if times > 1 else PRESET_FOLDER
+    return folder if times > 1 and _is_setup(folder) else PRESET_FOLDER
+
+
+def _is_setup(folder: Path) -> bool:
+    """Return whether a folder is that of a setup; one that was removed is known by its absolute path alone."""
+    if any((folder / name).is_file() for name in (MANIFEST, f"{SMALL}.yaml")):
+        return folder != Path()
+    return folder.is_absolute() and not folder.exists()
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:

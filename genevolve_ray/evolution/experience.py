@@ -156,9 +156,13 @@ class LocalExperience:
         await remember(self._memory, self._embedder, fresh, self._config.key)
         self._inserted |= {request.id for request, _ in fresh}
         stuck = self._stuck(groups, step)
-        hits = await recall(self._memory, self._embedder, requests, step, self._config.key, self._rule, stuck)
         attempts = {group.request_id: group.trajectories for group in groups}
-        return [_clean(hit, request, attempts.get(request.id, ())) for hit, request in zip(hits, requests, strict=True)]
+
+        def clean(hit: Hit, request: Request) -> Hit | None:
+            return _clean(hit, request, attempts.get(request.id, ()))
+
+        memory, key = self._memory, self._config.key
+        return await recall(memory, self._embedder, requests, step, key, self._rule, stuck, clean)
 
     async def _compare(self, request: Request, pair: Pair) -> Experience | InfraFailure | LeakError:
         attempts = (str(pair.best.key), str(pair.worst.key))
@@ -219,12 +223,12 @@ def _inside(group: Group) -> Group:
     return replace(group, trajectories=[t for t in group.trajectories if not t.provenance.outside])
 
 
-def _clean(hit: Hit | None, request: Request, attempts: Sequence[Trajectory]) -> Hit | None:
+def _clean(hit: Hit, request: Request, attempts: Sequence[Trajectory]) -> Hit | None:
     """Return a merged hit without the bullets that give away an answer of its new request, None where none is left.
 
     Each bullet was checked against the request that it was written about; a bundle of one request is recalled whole.
     """
-    if hit is None or not hit.merged:
+    if not hit.merged:
         return hit
     bundle = without_leaks(hit.experience, request, attempts)
     return replace(hit, experience=bundle) if bundle.guidance else None

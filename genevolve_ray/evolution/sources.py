@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from genevolve_ray.errors import MISREAD, UserFault
@@ -20,6 +20,8 @@ from genevolve_ray.records.rewards import OpenReward
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.config import EvolutionConfig
+    from genevolve_ray.evolution.loop_config import LoopConfig
+    from genevolve_ray.evolution.ports import RequestSource
     from genevolve_ray.evolution.store.run import RunStore
     from genevolve_ray.records.experience import Experience
 
@@ -51,8 +53,11 @@ class TypedRequests(Protocol):
 class KnowsIdealGuidance(Protocol):
     """Define what a request source has besides where its world knows what guidance would be right for a request."""
 
-    def ideal_guidance(self, request: Request) -> Experience:
-        """Return the decisions that earn the full reward, as the summarizer of the world would state them."""
+    def ideal_guidance(self, request: Request, renderer: Any = None) -> Experience:
+        """Return the decisions that earn the full reward, as the summarizer of the world would state them.
+
+        `renderer` holds the settings of the renderer, which may decide what is right; None: they are not known.
+        """
         ...
 
 
@@ -126,6 +131,42 @@ def truth_limits(judge: JudgeSpec) -> PictureLimits | None:
     except UserFault:  # Reported where the judge is checked.
         return None
     return limits if isinstance(limits, PictureLimits) else None
+
+
+def recorded_source(config: EvolutionConfig, store: RunStore, images: ImageStore) -> Any:
+    """Return the request source of a run that is only read, with the rows that the run began with.
+
+    Raises:
+        UserFault: when no row is left, or the rows of the run are gone or changed.
+    """
+    source = build_source(config.requests, config.judge, images)
+    if (recorded := store.rows()) and hasattr(source, "keep"):
+        source.keep(recorded)
+    return source
+
+
+def posed_requests(source: RequestSource, loop: LoopConfig, wanted: Iterable[str], steps: int) -> dict[str, Request]:
+    """Return training requests of a run's first steps by id, in the order of `wanted`, without those that it never posed.
+
+    An index always gives the same request. Rounds of dynamic sampling lease indices beyond those of the steps, and a
+    curriculum leases them from its whole pool.
+    """
+    order = dict.fromkeys(wanted)
+    leased = 4 * (max(len(order), loop.requests_per_step * steps) + loop.requests_per_step)
+    found: dict[str, Request] = {}
+    for index in range(max(leased * (1 + loop.dynamic_sampling.rounds), loop.curriculum.pool)):
+        if len(found) == len(order):
+            break
+        request = source.train(index)
+        if request.id in order:
+            found[request.id] = request
+    return {name: found[name] for name in order if name in found}
+
+
+def trained_ids(store: RunStore, step: int) -> list[str]:
+    """Return the ids of the requests whose groups the learner saw up to a step, each once, in that order."""
+    seen = (file.request_id for m in store.manifests() if m.step <= step for file in m.groups)
+    return list(dict.fromkeys(seen))
 
 
 def first_requests(source: Any, config: EvolutionConfig) -> Iterator[tuple[str, list[Request]]]:

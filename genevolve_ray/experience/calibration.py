@@ -16,15 +16,16 @@ Shape legend: n bundles, U different bullets, Q requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genevolve_ray.experience.config import MergeConfig
-from genevolve_ray.experience.embed import hashed
+from genevolve_ray.experience.likeness import TIE, alike_bullets, nearest_rows
 from genevolve_ray.experience.merging import merge_bundles
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
@@ -35,8 +36,6 @@ LEAST_BUNDLES = 10
 LEAST_HITS = 10
 """Requests with a hit below which a threshold is not recommended."""
 THRESHOLDS = tuple(round(0.2 + 0.02 * i, 2) for i in range(41))
-_DIMENSION = 1024
-_ROUNDING = 1e-6
 _SAMPLES = 1000
 
 
@@ -76,7 +75,8 @@ class ThresholdCalibration(Record):
     wanted: float
     """Wanted precision."""
     recommended: float | None
-    """The least threshold whose nearest bundle has it; None: no threshold does."""
+    """The least threshold from which on the nearest bundle has it, as far as enough requests have a hit; None: there is
+    none."""
     rows: tuple[ThresholdRow, ...]
 
 
@@ -88,6 +88,7 @@ def calibrate(
     queries: Sequence[int],
     merge: MergeConfig,
     wanted: float,
+    numbers: Sequence[int] | None = None,
     **about: Any,
 ) -> ThresholdCalibration:
     """Return the curves of a memory, and the threshold for a precision.
@@ -99,6 +100,8 @@ def calibrate(
         queries: the places of the requests that ask, [Q].
         merge: how near bundles are merged, and from which cosine of words two bullets are one.
         wanted: the precision that a recommended threshold has.
+        numbers: the numbers of the bundles, [n]: of equally near ones the youngest is recalled, as by the memory; None:
+            they are in order.
         about: the other fields of the result.
 
     Raises:
@@ -110,7 +113,8 @@ def calibrate(
     said_n_U, meant_n_U = texts.marks(bundles), texts.marks(references)
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
-    order = {q: [int(i) for i in np.argsort(-similar[q], kind="stable")[: merge.nearest]] for q in queries}
+    age = range(len(bundles)) if numbers is None else numbers
+    order = {q: nearest_rows(similar[q], merge.nearest, THRESHOLDS[0], age.__getitem__) for q in queries}
 
     @cache
     def majority(places: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -119,24 +123,30 @@ def calibrate(
 
     rows = []
     for threshold in THRESHOLDS:
-        near = {q: [i for i in order[q] if similar[q, i] >= threshold - _ROUNDING] for q in queries}
+        near = {q: [i for i, cosine in order[q] if cosine >= np.float32(threshold) - TIE] for q in queries}
         hits = [q for q in queries if near[q]]
         whole = {q: said_n_U[near[q][0]] for q in hits}
         merged = {q: majority(tuple(near[q])) for q in hits}
         nearest, several = (_recalled(texts, found, meant_n_U, queries) for found in (whole, merged))
         share = len(hits) / len(queries)
         rows.append(ThresholdRow(threshold=threshold, hits=len(hits), hit_rate=share, nearest=nearest, merged=several))
-    good = [r.threshold for r in rows if r.hits >= LEAST_HITS and (r.nearest.precision or 0) >= wanted]
+    # The curve is noisy where few requests have a hit: a threshold counts if no greater one falls short of the precision.
+    steady = list(takewhile(lambda r: (r.nearest.precision or 0) >= wanted, _supported(reversed(rows))))
     return ThresholdCalibration(
         bundles=len(bundles),
         requests=len(queries),
         alike=merge.alike,
         chance=_chance(texts, said_n_U, meant_n_U, queries),
         wanted=wanted,
-        recommended=min(good, default=None),
+        recommended=steady[-1].threshold if steady else None,
         rows=tuple(rows),
         **about,
     )
+
+
+def _supported(rows: Iterable[ThresholdRow]) -> Iterator[ThresholdRow]:
+    """Yield the thresholds with which enough requests have a hit."""
+    return (row for row in rows if row.hits >= LEAST_HITS)
 
 
 class _Bullets:
@@ -145,9 +155,9 @@ class _Bullets:
     def __init__(self, bundles: Sequence[Experience], alike: float) -> None:
         found = [(slot, bullet) for b in bundles for slot, bullets in b.guidance.items() for bullet in bullets]
         self._number = {bullet: i for i, bullet in enumerate(dict.fromkeys(found))}
-        vectors = hashed([bullet for _, bullet in self._number], _DIMENSION)
+        said = [bullet for _, bullet in self._number]
         slots = np.array([slot for slot, _ in self._number])
-        self.same = (vectors @ vectors.T >= alike - _ROUNDING) & (slots[:, None] == slots[None, :])
+        self.same = alike_bullets(said, said, alike) & (slots[:, None] == slots[None, :])
 
     def marks(self, bundles: Sequence[Experience]) -> NDArray[np.bool_]:
         """Return which bullets each bundle says, [n, U]."""

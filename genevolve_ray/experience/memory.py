@@ -38,11 +38,10 @@ from pydantic import ValidationError
 
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.experience.config import Eviction, MemoryConfig
+from genevolve_ray.experience.likeness import nearest_rows
 from genevolve_ray.records.arrow import MEMORY_SCHEMA, memory_rows, numbers_of
 from genevolve_ray.records.experience import Experience, Use
 
-_TIE = np.float32(1e-6)
-"""Similarities closer than this are equal: the last bits of a dot product depend on the place of its row."""
 _UNIT = 1e-3
 """How far the length of a vector may be from 1."""
 
@@ -227,18 +226,16 @@ class ExperienceMemory:
 
         Raises ValueError as `retrieve`.
         """
-        vector, least = self._checked(vector), np.float32(self.config.least_cosine) - _TIE
-        left = self.vectors @ vector if self._entries else np.zeros(0, dtype=np.float32)
-        hits: list[Hit] = []
-        while len(hits) < min(count, len(self)) and (best := left.max()) >= least:
-            rows = [int(row) for row in np.flatnonzero(left >= best - _TIE)]
-            owned = [_is_own(self._entries[row].experience, request_id, step) for row in rows]
-            own, number, row = max(
-                (mine, self._entries[row].number, row) for mine, row in zip(owned, rows, strict=True)
-            )
-            hits.append(Hit(number, self._entries[row].experience, float(best), own))
-            left[row] = -np.inf
-        return hits
+        vector = self._checked(vector)
+        similar = self.vectors @ vector if self._entries else np.zeros(0, dtype=np.float32)
+
+        def rank(row: int) -> tuple[bool, int]:
+            entry = self._entries[row]
+            return _is_own(entry.experience, request_id, step), entry.number
+
+        found = nearest_rows(similar, count, self.config.least_cosine, rank)
+        ranked = [(self._entries[row], similarity, rank(row)[0]) for row, similarity in found]
+        return [Hit(entry.number, entry.experience, similarity, own) for entry, similarity, own in ranked]
 
     def use(self, hit: Hit, request_id: str, step: int) -> Hit:
         """Record that a request uses a bundle that `near` returned, and return the hit."""

@@ -11,12 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from genevolve_ray.experience.embed import hashed
+from genevolve_ray.experience.likeness import alike_bullets
 from genevolve_ray.records.experience import Experience
-
-_DIMENSION = 1024
-_ROUNDING = 1e-6
-"""The cosine of a text with itself may be slightly below 1."""
 
 
 def merge_bundles(bundles: Sequence[Experience], alike: float = 1.0) -> Experience:
@@ -62,6 +58,5 @@ def _item(bullet: str, known: Sequence[str], alike: float) -> str:
     """Return the first known item that a bullet is alike to, else the bullet itself."""
     if bullet in known or not known:
         return bullet
-    vectors = hashed([bullet, *known], _DIMENSION)
-    cosines = vectors[1:] @ vectors[0]
-    return next((item for item, cosine in zip(known, cosines, strict=True) if cosine >= alike - _ROUNDING), bullet)
+    same = alike_bullets([bullet], known, alike)[0]
+    return next((item for item, equal in zip(known, same, strict=True) if equal), bullet)

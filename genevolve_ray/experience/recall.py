@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,7 @@ async def recall(
     key: KeyConfig | None = None,
     rule: RecallRule | None = None,
     stuck: Collection[str] = (),
+    clean: Callable[[Hit, Request], Hit | None] = lambda hit, request: hit,
 ) -> list[Hit | None]:
     """Return what each request recalls, None where no bundle is near enough or `rule.most` is reached.
 
@@ -81,6 +82,7 @@ async def recall(
         key: how a request becomes a key.
         rule: by default, every request recalls the nearest bundle whole.
         stuck: ids of requests whose groups have no pair; they come first under `stuck_first`.
+        clean: returns what a request may hear of a hit; None: nothing, and then no use is recorded.
 
     Raises:
         InfraFailure: when the embedder gave up.
@@ -95,8 +97,10 @@ async def recall(
     hits: list[Hit | None] = []
     for place, (request, found) in enumerate(zip(requests, near, strict=True)):
         parts = _parts(found, rule.merge) if place in taught else []
-        used = [memory.use(hit, request.id, step) for hit in parts]
-        hits.append(_merged(used, rule.merge) if used else None)
+        hit = clean(_merged(parts, rule.merge), request) if parts else None
+        for part in parts if hit is not None else ():
+            memory.use(part, request.id, step)
+        hits.append(hit)
     return hits
 
 

@@ -21,6 +21,8 @@ from genevolve_ray.small.pictures import draw_on_white
 
 FOLDER = "clipart"
 """The folder of these pictures in the corpus, which a setup keeps as it keeps every file that was added."""
+CAPTIONS = "captions.jsonl"
+"""The captions of these pictures, in their folder."""
 _LARGEST = 4 << 20
 """Bytes of a drawing; larger ones take minutes."""
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -44,6 +46,8 @@ def write_clipart(
 ) -> ClipartReport:
     """Draw the SVG files of a folder that are named like a subject into the corpus, each with a caption from its name.
 
+    Drawings of earlier calls keep their captions.
+
     Args:
         source: a folder; its folders are searched as well.
         corpus: the folder of `small.corpus.write_corpus`; receives `clipart/HASH.png` and `clipart/captions.jsonl`.
@@ -52,7 +56,7 @@ def write_clipart(
         progress: told after each file.
 
     Raises:
-        UserFault: for a folder without SVG files, and for a corpus that was not made.
+        UserFault: for a folder without SVG files, a corpus that was not made, and captions that are not those of a call.
         PartFault: when the library that draws is not installed.
         OSError: when a picture cannot be written.
     """
@@ -61,6 +65,7 @@ def write_clipart(
     files = sorted(path for path in source.rglob("*.svg") if path.is_file())
     if not files:
         raise UserFault(f"small: {source} has no SVG file")
+    kept = _captions(corpus / FOLDER / CAPTIONS)
     words = {word for name in subjects for word in _words(name)}
     captions: dict[str, str] = {}
     others, unusable = 0, []
@@ -83,9 +88,21 @@ def write_clipart(
             others += 1
         if progress is not None:
             progress("drawings", done, len(files))
-    lines = (json.dumps({"file": name, "caption": caption}) for name, caption in captions.items())
-    write_bytes(corpus / FOLDER / "captions.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    lines = (json.dumps({"file": name, "caption": caption}) for name, caption in (kept | captions).items())
+    write_bytes(corpus / FOLDER / CAPTIONS, "".join(f"{line}\n" for line in lines).encode())
     return ClipartReport(len(captions), others, tuple(unusable))
+
+
+def _captions(path: Path) -> dict[str, str]:
+    """Return the captions that earlier calls wrote, by file. Raises UserFault for a line that is none."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.is_file() else (), 1):
+        try:
+            row = json.loads(line)
+            found[str(row["file"])] = str(row["caption"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserFault(f"small: {path}, line {number} is no caption of a drawing: {line[:80]!r}") from error
+    return found
 
 
 def _source(path: Path) -> bytes:

@@ -278,9 +278,10 @@ def _write_rows(trainings: SmallTrainings, work: StageWork) -> None:
 
 def _train_cold_start(trainings: SmallTrainings, work: StageWork) -> None:
     from genevolve_ray.data.sft_folder import PROVENANCE_FILE
-    from genevolve_ray.small.training.cold_start import pack_cold_start, train_cold_start
+    from genevolve_ray.small.training.cold_start import check_start, pack_cold_start, train_cold_start
 
     rows, base = work.root / "rows", work.root / "base"
+    check_start(trainings.cold_start)
     # The file is written last. The finished training stays in `kept` until the setup has recorded what is packed.
     if not (work.kept / PROVENANCE_FILE).is_file():
         train_cold_start(rows, base, work.kept, work.progress, config=trainings.cold_start)

@@ -30,9 +30,6 @@ ABOUT = {
 BUNDLES = {
     "own": "a request's own bundle",
     "remembered": "another request's bundle",
-    "merged": "the majority of near bundles of others",
-    "placebo": "neutral words of equal length",
-    "constant": "one fixed bundle",
 }
 _MINUS = "_minus_"
 

@@ -60,6 +60,11 @@ class Bundle:
     worst: Trajectory | None = None
 
     @property
+    def is_majority(self) -> bool:
+        """True where it is the majority of several bundles."""
+        return self.number == MERGED
+
+    @property
     def remembered(self) -> int:
         """Number of times that it taught a request other than its own."""
         return sum(not use.own for use in self.uses)

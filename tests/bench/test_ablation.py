@@ -12,8 +12,12 @@ from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, make_config
 from genevolve_ray.bench import ablation
 from genevolve_ray.bench.ablation import AblationPlan, ablate
 from genevolve_ray.bench.arms import Arm
+from genevolve_ray.bench.worlds import CurveEvolution
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.experience.changes import encode_changes
 from genevolve_ray.experience.memory import ExperienceMemory, MemoryPoint
@@ -162,6 +166,18 @@ async def test_several_worlds_are_compared_apart_and_together(made: dict[str, li
     gap = result["worlds"]["3"]["areas"]["full_minus_grpo"]["mean"]
     areas = [result["worlds"]["3"]["arms"][name]["area"]["mean"] for name in ("full", "grpo")]
     assert gap == pytest.approx(areas[0] - areas[1])
+
+
+async def test_worlds_with_other_numbers_of_validation_requests_are_refused(tmp_path: Path) -> None:
+    config = make_config(validation_requests=2)
+    with RunStore.open(str(tmp_path / "run"), config) as store:
+        parts = (FakeRequests(), FakeRollouts(), FakeLearner(), store, NullMonitor())
+        evolution = CurveEvolution(config, *parts, worlds=(3, 4))
+        with pytest.raises(
+            UserFault, match="3 validation requests of 2 test worlds: each needs .*validation_requests=2"
+        ):
+            await evolution.evaluate(FakeRequests().validation(3), "validation")
+        assert store.trajectory_names() == []
 
 
 async def test_of_the_training_world_areas_are_compared_over_seeds(made: dict[str, list[Any]], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from loop_fakes import make_config, make_trajectory
 
 from genevolve_ray.bench.lift import guides_of, measure_guides, measure_lift
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.evolution.placebo import PlaceboError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.experience.embed import HashingEmbedder
 from genevolve_ray.experience.memory import ExperienceMemory
@@ -73,6 +74,16 @@ async def test_each_kind_gives_each_request_its_guide() -> None:
     assert "d" not in found["merged"], "nothing is near it"
     assert list(found["placebo"]) == ["a", "b", "c", "new", "d"]
     assert all(guide == CONSTANT for guide in found["constant"].values())
+
+
+async def test_a_request_whose_guide_has_no_placebo_is_left_out_of_them_alone() -> None:
+    def write(guide: Experience) -> Experience:
+        if guide.request_id == "b":
+            raise PlaceboError("no neutral text of 9 tokens")
+        return guide.guided({})
+
+    found = await guides(ALIKE, placebo=write)
+    assert "b" in found["own"] and list(found["placebo"]) == ["a", "c", "new"]
 
 
 async def test_without_writers_there_are_only_guides_of_the_memory() -> None:

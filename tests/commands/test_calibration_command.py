@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from page_helpers import parsed
 
+from genevolve_ray.atlas.habits import HabitsConfig
+from genevolve_ray.atlas.renderer import AtlasRendererConfig
 from genevolve_ray.config import load_config
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.embed import HashingEmbedder
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.experience.recall import remember
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType, Request
 
 Command = Callable[..., Any]
@@ -24,22 +27,31 @@ PLACES = ("harbor at dawn", "market in the rain", "quiet library room")
 
 
 def memory(count: int) -> bytes:
-    made, bundles = ExperienceMemory(), []
+    bundles = []
     for i in range(count):
         request = Request(id=f"train-1-{i:05d}", prompt=f"Show the {PLACES[i % 3]}.", eval_type=EvalType.QUALITY)
         said = {"search_strategy": ("search facts",), "knowledge_activation": (f"read {i % 3}",)}
         bundles.append((request, Experience(guidance=said, step=1, request_id=request.id, gap=0.5)))
+    return remembered(bundles)
+
+
+def remembered(bundles: Sequence[tuple[Request, Experience]]) -> bytes:
+    made = ExperienceMemory()
     asyncio.run(remember(made, HashingEmbedder(), bundles))
     return made.snapshot()
 
 
-def make_run(folder: Path, count: int, *settings: str) -> Path:
+def stored_run(folder: Path, snapshot: bytes, preset: str = "atlas") -> Path:
     from store_helpers import take_step
 
-    with RunStore.open(str(folder), load_config("atlas", settings)) as store:
-        store.put_experience(1, memory(count))
+    with RunStore.open(str(folder), load_config(preset)) as store:
+        store.put_experience(1, snapshot)
         take_step(store, 1)
     return folder
+
+
+def make_run(folder: Path, count: int) -> Path:
+    return stored_run(folder, memory(count))
 
 
 @pytest.fixture
@@ -83,7 +95,7 @@ def test_a_precision_that_no_threshold_has_is_told(genevolve: Command, tmp_path:
         (["--embedder", "/no/such/model"], "cannot calibrate embedder 'transformers': "),
         (["--json", "out.txt"], "'out.txt' must end in .json"),
         (["--set", "experience.embedder.kind=word2vec"], "word2vec"),
-        (["--against", "ideal", "--set", "loop.requests_per_step=2"], "is none of the run's first 1 steps"),
+        (["--against", "ideal", "--set", "requests.config.seed=2"], "is none that the run's source poses in 1 steps"),
     ],
 )
 def test_what_cannot_be_calibrated_is_one_line(genevolve: Command, run: Path, options: list[str], named: str) -> None:
@@ -93,11 +105,30 @@ def test_what_cannot_be_calibrated_is_one_line(genevolve: Command, run: Path, op
 
 
 def test_the_world_knows_what_is_ideal(genevolve: Command, run: Path) -> None:
-    options = ("--against", "ideal", "--set", "loop.requests_per_step=24")
-    code, out, _ = genevolve("experience", "calibrate", str(run), *options)
+    code, out, _ = genevolve("experience", "calibrate", str(run), "--against", "ideal")
     assert code == 0 and "against ideal" in out
     found = json.loads((run / "calibration.json").read_text())
     assert found["rows"][0]["nearest"]["precision"] <= 0.5, "no skill has such a name"
+
+
+def test_what_is_ideal_includes_the_wordings_that_the_renderer_prefers(genevolve: Command, tmp_path: Path) -> None:
+    config = load_config("atlas-long")
+    source, habits = config.requests.build(MemoryImages()), AtlasRendererConfig(habits=HabitsConfig())
+    posed = [source.train(index) for index in range(12)]
+    ideal = [source.ideal_guidance(request, habits) for request in posed]
+    assert any(bullet.startswith("say ") for bullet in ideal[0].guidance["prompt_construction"])
+    assert source.ideal_guidance(posed[0], config.judge) == source.ideal_guidance(posed[0]) != ideal[0]
+    bundles = [
+        (request, bundle.model_copy(update={"step": 1, "request_id": request.id, "gap": 0.5}))
+        for request, bundle in zip(posed, ideal, strict=True)
+    ]
+    run = stored_run(tmp_path / "run", remembered(bundles), "atlas-long")
+    precisions = []
+    for settings in ([], ["--set", "renderer.config.habits=null"]):
+        assert genevolve("experience", "calibrate", str(run), "--against", "ideal", *settings).code == 0
+        found = json.loads((run / "calibration.json").read_text())
+        precisions.append(found["rows"][0]["nearest"]["precision"])
+    assert precisions[0] > precisions[1]
 
 
 def test_few_bundles_no_experience_and_no_run_are_told(genevolve: Command, tmp_path: Path) -> None:

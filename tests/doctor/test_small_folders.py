@@ -61,6 +61,16 @@ def test_one_model_of_a_like_name_is_no_setup() -> None:
     assert settings_tree.setup_folder(load_config("paper", ["policy.model=/models/policy"])) == PRESET_FOLDER
 
 
+@pytest.mark.parametrize("above", ["", "me/", "/models/"])
+def test_models_of_like_names_are_no_setup(above: str, tmp_path: Path) -> None:
+    above = above.replace("/models", str(tmp_path))
+    config = load_config(
+        "small", [f"policy.model={above}policy", f"experience.embedder.transformers.model={above}embedder"]
+    )
+    assert settings_tree.setup_folder(config) == PRESET_FOLDER
+    assert all(Path(path).is_relative_to(PRESET_FOLDER) for _, path in settings_tree.unmade(config))
+
+
 def test_nothing_is_said_once_they_are_there() -> None:
     config = load_config("small")
     for _, path in settings_tree.unmade(config):

@@ -14,6 +14,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.store.lessons import stored_lessons
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
+from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import OUTSIDE, Group, Outcome, Pair, SampleKey
@@ -267,6 +268,10 @@ async def test_a_merged_lesson_of_which_nothing_is_left_teaches_nobody() -> None
     await learn(experience, 0, 2)
     asked = Numbered().train(4).model_copy(update={"prompt": "Draw seven moons, as 4"})
     assert (await experience.learn([asked], [group(4, 2, (0.5, 0.5))], 2)).lessons == ()
+    kept = ExperienceMemory.restore(await experience.snapshot())
+    assert [use.request_id for entry in kept.rows() for use in entry.uses] == ["train-0", "train-2"], (
+        "their own bundles"
+    )
 
 
 async def test_stuck_requests_are_taught_first() -> None:

@@ -51,13 +51,34 @@ def test_where_like_requests_say_the_same_all_is_right() -> None:
 
 
 def test_a_bundle_that_says_something_else_costs_what_recalls_it_and_what_it_recalls() -> None:
-    bundles, vectors = classes(odd=0)
+    bundles, vectors = classes(odd=COUNT - CLASSES)
     row = at(measured(bundles, vectors), 0.84)
-    # The first of equals is the nearest: bundle 0 for the other five of its class, and it recalls one of them.
+    # The youngest of equals is the nearest: the odd bundle for the other five of its class, and it recalls one of them.
     wrong, bullets = OF_EACH, 2 * COUNT
     assert row.nearest.precision == pytest.approx(1 - wrong / bullets)
     assert row.merged.precision == pytest.approx(1 - 1 / bullets), "a majority outvotes it everywhere but at home"
     assert row.nearest.low is not None and row.nearest.low < row.nearest.precision < row.nearest.high  # type: ignore[operator]
+
+
+def test_equally_near_bundles_are_recalled_as_by_the_memory() -> None:
+    bundles, vectors = classes(odd=0)
+    oldest, youngest = (
+        at(measured(bundles, vectors, numbers=numbers), 0.84).nearest.precision
+        for numbers in (range(COUNT), range(COUNT, 0, -1))
+    )
+    assert (oldest, youngest) == (pytest.approx(1 - 1 / (2 * COUNT)), pytest.approx(1 - OF_EACH / (2 * COUNT)))
+
+
+def test_no_threshold_is_recommended_below_one_that_falls_short() -> None:
+    strangers, alike = [says(f"read {place}") for place in range(10)], [says("read nothing")] * 20
+    # Pairs of strangers are at cosine 1, the bundles that say the same at 0.5.
+    vectors = np.zeros((30, 26), dtype=np.float32)
+    vectors[np.arange(10), np.arange(10) // 2] = 1
+    vectors[10:, 5] = vectors[np.arange(10, 30), np.arange(6, 26)] = np.sqrt(0.5)
+    found = measured([*strangers, *alike], vectors, wanted=0.8)
+    assert at(found, 0.84).nearest.precision == pytest.approx(1 / 2)
+    assert at(found, 0.4).nearest.precision == pytest.approx(5 / 6)
+    assert found.recommended is None
 
 
 def test_a_request_without_a_hit_costs_recall_and_not_precision() -> None:

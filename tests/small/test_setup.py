@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from genevolve_ray.commands.small import SetupProgress
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.small import setup, stages, weights
@@ -66,7 +67,7 @@ def test_trainings_and_their_rows_are_made_from_nothing_alone() -> None:
     [
         (renderer, "RendererTraining", partial(renderer.RendererTraining, seed=7), "renderer_weights"),
         (image_text, "ImageTextTraining", partial(image_text.ImageTextTraining, steps=7), "image_text_weights"),
-        (cold_start, "SETTINGS", {"lr": 7}, "cold_start"),
+        (cold_start, "SETTINGS", cold_start.SETTINGS | {"lr": 7}, "cold_start"),
         (weights, "world_code", lambda: "other", "rows"),
     ],
     ids=["renderer", "image_text", "cold_start", "rows"],
@@ -180,6 +181,17 @@ def test_a_finished_cold_start_is_not_trained_again(tmp_path: Path, monkeypatch:
         (place.kept / name).write_text(name)
     weights._train_cold_start(SmallTrainings(), place)
     assert (place.out / "adapter_model.safetensors").is_file() and (place.kept / "sft.json").is_file()
+
+
+def test_a_cold_start_without_an_adapter_is_refused() -> None:
+    with pytest.raises(ValueError, match="cold_start.lora=None: the cold start of small trains an adapter"):
+        SmallTrainings.model_validate({"cold_start": {"lora": None}})
+
+
+def test_an_adapter_without_a_record_is_refused_before_the_training(tmp_path: Path) -> None:
+    trainings = SmallTrainings.model_validate({"cold_start": {"lora": {"start": str(tmp_path)}}})
+    with pytest.raises(UserFault, match=rf"cold_start.lora.start={tmp_path}: no provenance.json there"):
+        weights._train_cold_start(trainings, work(tmp_path, "cold_start"))
 
 
 def test_an_installation_without_weights_says_how_to_train_them(

@@ -63,6 +63,21 @@ def test_no_more_are_taken_than_asked_for(drawings: Path, corpus: Path) -> None:
 
 
 @pytest.mark.usefixtures("resvg")
+def test_a_second_call_keeps_the_captions_of_the_first(drawings: Path, corpus: Path, tmp_path: Path) -> None:
+    listed = corpus / "clipart/captions.jsonl"
+    write_clipart(drawings, corpus, ["cat"])
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/barn owl.svg").write_text(SVG.format(w=9, h=9, fill="blue"))
+    assert write_clipart(tmp_path / "more", corpus, ["owl"]).drawn == 1
+    rows = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [row["caption"] for row in rows] == ["sleeping cat", "barn owl"]
+    assert {row["file"] for row in rows} == {path.name for path in listed.parent.glob("*.png")}
+    listed.write_text("barn owl\n")
+    with pytest.raises(UserFault, match=r"captions\.jsonl, line 1 is no caption of a drawing: 'barn owl'"):
+        write_clipart(drawings, corpus, ["cat"])
+
+
+@pytest.mark.usefixtures("resvg")
 async def test_a_search_finds_them_beside_the_right_picture(drawings: Path, corpus: Path) -> None:
     assert CliRunner().invoke(app, ["small", "clipart", str(drawings), "--out", str(corpus.parent)]).exit_code == 0
     tools = FolderTools(FolderToolsConfig(folder=corpus), MemoryImages()).tools

@@ -220,6 +220,7 @@ def test_a_training_goes_on_from_the_weights_that_ship(library, minilm, tmp_path
     provenance = json.loads((weights / "provenance.json").read_text())
     assert provenance["settings"]["mix"]["captions"] == 1
     assert provenance["started_from"] == json.loads((prebuilt_renderer() / "provenance.json").read_text())
+    assert provenance["what"].endswith("trained further from the weights of started_from")
 
 
 # The renderer that ships

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.data.sft_folder import PROVENANCE_FILE
 from genevolve_ray.data.sft_training import train_on_rows
+from genevolve_ray.errors import UserFault
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.small.notices import PROVENANCE
@@ -88,6 +89,16 @@ def train_cold_start(
     """
     config = config or SftRowsConfig.model_validate(SETTINGS)
     return train_on_rows([rows / ROWS_FILE], policy, out, config, ReportedSft(progress))
+
+
+def check_start(config: SftRowsConfig) -> None:
+    """Check that an adapter to continue from (`lora.start`) has the record that a packed one has. Raises UserFault."""
+    start = config.lora.start if config.lora is not None else None
+    if start and not (Path(start) / PROVENANCE).is_file():
+        raise UserFault(
+            f"cold_start.lora.start={start}: no {PROVENANCE} there, which names what an adapter was trained on; continue "
+            "from the adapter of a setup"
+        )
 
 
 def pack_cold_start(trained: Path, rows: Path, policy: Path, out: Path, remark: str = "") -> Path:

@@ -118,6 +118,9 @@ def _trained_autoencoder(
     return vae, text_hash([file_sha256(checkpoint), array_hash(scenes), array_hash(references)])
 
 
+_WHAT = "autoencoder and denoiser of the renderer of the world small"
+
+
 def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path, facts: Mapping[str, Any]) -> Path:
     """Write the parts of the renderer in float16, with a record of their origin, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,8 +128,9 @@ def write_weights(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path,
     for name in _PARTS:
         path = write_tensors({key: value.half() for key, value in parts[name].items()}, folder / f"{name}.safetensors")
         hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    origin = "the denoiser trained further from the weights of started_from"
     provenance = {
-        "what": "autoencoder and denoiser of the renderer of the world small, trained from nothing",
+        "what": f"{_WHAT}, {origin if 'started_from' in facts else 'trained from nothing'}",
         "script": "genevolve_ray/small/training/renderer.py",
         "data": "scenes composed from OpenMoji 17.0.0 (CC BY-SA 4.0, https://openmoji.org)",
         "text_encoder": "all-MiniLM-L6-v2 (Apache-2.0), frozen, not contained",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.records.base import Config
@@ -27,7 +27,10 @@ class SmallRowsConfig(Config):
 
 
 class SmallTrainings(Config):
-    """Configure what a setup from nothing trains; the defaults are the recipe of the weights that ship."""
+    """Configure what a setup from nothing trains.
+
+    The defaults are a recipe of the same kind as that of the weights that ship, which their `provenance.json` records.
+    """
 
     renderer: RendererTraining = Field(default_factory=lambda: renderer.RendererTraining())
     """The autoencoder and the denoiser."""
@@ -36,7 +39,15 @@ class SmallTrainings(Config):
     rows: SmallRowsConfig = SmallRowsConfig()
     """What the cold start learns from."""
     cold_start: SftRowsConfig = Field(default_factory=lambda: SftRowsConfig.model_validate(cold_start.SETTINGS))
-    """The fine-tuning of the policy, by the keys of `genevolve sft`; some defaults are others than there."""
+    """The fine-tuning of the policy, by the keys of `genevolve sft`; some defaults are others than there. `lora` is needed."""
+
+    @model_validator(mode="after")
+    def _an_adapter(self) -> SmallTrainings:
+        if self.cold_start.lora is None:
+            raise ValueError(
+                f"cold_start.lora={self.cold_start.lora}: the cold start of small trains an adapter; give keys"
+            )
+        return self
 
 
 def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
