@@ -21,7 +21,6 @@ from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.teaching import TeacherPatch
-from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.learning.advantage import AdvantageConfig, redraw_advantages
 from genevolve_ray.learning.batch import ImageInputs, TeacherContext, TrainSequence
 from genevolve_ray.learning.redraw_config import GuidedDraws, RedrawConfig, RedrawCorrection, StuckWhen
@@ -40,7 +39,8 @@ def is_stuck(group: Group, config: RedrawConfig, min_gap: float) -> bool:
     Args:
         group: a judged group.
         config: the settings.
-        min_gap: least gap of a pair (`experience.min_gap`).
+        min_gap: least difference of rewards that is worth a comparison (`experience.min_gap`). A failure of the policy
+            counts with its reward of 0, as in the advantages: a group of one success and failures is not stuck.
     """
     scores = group.scores()
     if not scores or max(scores) >= config.below:
@@ -49,7 +49,8 @@ def is_stuck(group: Group, config: RedrawConfig, min_gap: float) -> bool:
         return all(t.outcome is not Outcome.SCORED for t in group.trajectories)
     if config.stuck is StuckWhen.ZERO_VARIANCE:
         return max(scores) == min(scores)
-    return not best_worst_pairs([group], min_gap=min_gap)
+    gap = max(scores) - min(scores)
+    return gap <= _ROUNDING or gap < min_gap - _ROUNDING
 
 
 def check_panel(config: EvolutionConfig, panel: Panel | None) -> None:

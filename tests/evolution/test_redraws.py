@@ -105,7 +105,8 @@ def group(*scores: float | None, name: str = "r") -> Group:
         ((0.3, 0.3, 0.4), {"no_pair"}),
         ((0.3, 0.3), {"no_pair", "zero_variance"}),
         ((None, None), {"no_pair", "zero_variance", "all_invalid"}),
-        ((None, 0.3), {"no_pair"}),
+        ((None, 0.1), {"no_pair"}),
+        ((0.8, None, None, None), set()),  # the policy gradient prefers the success to the failures
         ((0.3, 0.5), set()),
         ((1.0, 1.0), set()),  # solved
         ((), set()),  # every sample failed from outside
