@@ -55,9 +55,15 @@ def is_stuck(group: Group, config: RedrawConfig, min_gap: float) -> bool:
 
 def check_panel(config: EvolutionConfig, panel: Panel | None) -> None:
     """Check that re-draws can be judged by themselves. Raises UserFault where a judge compares a whole group."""
-    if config.experience.redraws.draws and panel is not None and (names := panel.group_judges):
+    if panel is not None and (names := panel.group_judges):
+        check_group_judge(config, f"judges.{names[0]}")
+
+
+def check_group_judge(config: EvolutionConfig, role: str) -> None:
+    """Check that a run with a judge of groups has no re-draws. Raises UserFault naming the judge's key."""
+    if config.experience.redraws.draws:
         raise UserFault(
-            f"experience.redraws.draws={config.experience.redraws.draws}: judges.{names[0]} judges the attempts of a group "
+            f"experience.redraws.draws={config.experience.redraws.draws}: {role} judges the attempts of a group "
             "together, and re-draws belong to none: leave out the judge, or the re-draws"
         )
 
@@ -134,6 +140,12 @@ def guided_task(task: RolloutTask, lesson: Lesson, step: int, run_seed: int, aft
         experience=lesson.experience,
         renderer=task.renderer,
     )
+
+
+def last_attempts(redraws: Sequence[Group]) -> list[Trajectory]:
+    """Return the last attempt of every re-draw: one that failed from outside was not drawn again."""
+    found = {(t.key.request_id, t.key.sample): t for group in redraws for t in group.trajectories}
+    return list(found.values())
 
 
 def comparable(group: Group, redraws: Group) -> list[Trajectory]:

@@ -270,6 +270,37 @@ def test_judges_of_groups_exclude_them() -> None:
         check_panel(config, GroupPanel())  # type: ignore[arg-type]
 
 
+async def test_judges_of_groups_and_a_pool_beyond_the_source_are_refused_before_anything_is_restored(
+    scene: Scene,
+) -> None:
+    class GroupPanel:
+        group_judges = ("rank",)
+
+    class Short(Numbered):
+        def __len__(self) -> int:
+            return 7
+
+    first = begin(scene)
+    first.panel = GroupPanel()  # type: ignore[assignment]
+    with pytest.raises(UserFault, match=r"judges\.rank judges the attempts of a group"):
+        await first.start()
+    second = begin(scene, curriculum={"pool": 8}, experience={"enabled": True})
+    second.requests = Short()
+    with pytest.raises(UserFault, match="exceeds the 7 training requests"):
+        await second.start()
+
+
+async def test_the_main_reason_of_failed_redraws_is_noted(scene: Scene) -> None:
+    rollouts = GuidedRollouts(
+        lambda task: Outcome.INFRA_FAILURE if task.experience is not None and task.key.sample == 2 else Outcome.SCORED
+    )
+    evolution = begin(scene, rollouts, steps=1)
+    await evolve(evolution)
+    assert isinstance(evolution.monitor, Recorder)
+    [note] = [n for n in evolution.monitor.notes if "re-draws" in n]
+    assert note.startswith("step 1: 1 re-draws failed from outside: infra_failure of 1/train-0/2/")
+
+
 async def test_progress_counts_them(scene: Scene) -> None:
     evolution = begin(scene, steps=1)
     await evolve(evolution)

@@ -212,8 +212,8 @@ class RunGroups(RunCheckpoints):
             StoreError: when it cannot be written.
         """
         self._writable()
-        version = max((v for t in redraws.trajectories for v in t.ledger.versions), default=0)
-        file, data = encode_group(redraws, max(0, version), redraws_folder(step))
+        versions = (v for t in redraws.trajectories if (v := t.ledger.oldest_version) is not None)
+        file, data = encode_group(redraws, min(versions, default=0), redraws_folder(step))
         self._folder.put(file.path, data, f"re-draws of request {redraws.request_id}")
         return file
 
