@@ -277,10 +277,8 @@ def check_reward(config: RunConfig) -> None:
 
 
 def check_formulas(config: RunConfig) -> None:
-    """Check that open verdicts have the KScore of `reward.formula`, by which only those with the grades are computed again.
-
-    Raises UserFault naming a judge whose settings have another formula.
-    """
+    """Check that open verdicts have the KScore of `reward.formula`. Raises UserFault naming a judge with another one."""
+    # By the formula, only verdicts with the grades are computed again.
     for role, spec in config.judge_specs.items():
         if spec.isolated:
             continue
