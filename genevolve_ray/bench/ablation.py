@@ -69,6 +69,7 @@ DIAGNOSTICS = (
     "curriculum_mean",
     "experience_failures",
     "embedder_failures",
+    "placebo_failures",
     "teacher_contexts_too_long",
     "ved_gap_abs",
     "ved_gated",

@@ -39,6 +39,10 @@ class WorldSources:
         """Return the index-th training request."""
         return self.training.train(index)
 
+    def __len__(self) -> int:
+        """Return the number of training requests. Raises TypeError where the training world does not say it."""
+        return len(self.training)  # type: ignore[arg-type]
+
     def validation(self, count: int) -> list[Request]:
         """Return validation requests: `count`, or as many of each tested world, one world after the other."""
         if not self.curves:

@@ -18,6 +18,7 @@ from genevolve_ray.commands.memory_gauge import MemoryGauge
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.curriculum import check_pool
 from genevolve_ray.evolution.hub_models import pin_models
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.metrics import PARITIES, evaluation_metrics, verdict_parts
@@ -143,6 +144,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         for key in hide_secrets(config.model_dump(mode="json")):
             screen.note(f"{key} is a secret in plain: it is masked in the files of the run; {REMEDY}")
         requests = open_source(config, store, screen.note)
+        check_pool(requests, config.loop.curriculum)
         async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
             evolution = Evolution(
                 config,

@@ -33,6 +33,7 @@ from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.redraws import check_group_judge
 from genevolve_ray.evolution.telemetry.traces import check_traces
 from genevolve_ray.evolution.trackers.opening import check_trackers
 from genevolve_ray.judges.protocol import declared_components, gives_kscore, judges_groups
@@ -256,7 +257,7 @@ def check_truths(config: RunConfig) -> None:
 def check_reward(config: RunConfig) -> None:
     """Check that the judges declare the components that the reward names, and that it gives a number. Raises UserFault.
 
-    With a judge that has an environment of its own, this is checked where the run starts.
+    A judge that has an environment of its own is checked where the run starts. Re-draws exclude judges of groups.
     """
     check_formulas(config)
     declared = {}
@@ -264,8 +265,10 @@ def check_reward(config: RunConfig) -> None:
         if spec.isolated:
             return
         kind, settings = plugin_settings(role, spec)
-        if role == "judge" and judges_groups(kind):
-            raise UserFault(f"judge.type={spec.type} judges groups: name it under judges, and another one as judge")
+        if judges_groups(kind):
+            if role == "judge":
+                raise UserFault(f"judge.type={spec.type} judges groups: name it under judges, and another one as judge")
+            check_group_judge(config, role)
         declared[role.removeprefix("judges.")] = declared_components(kind, settings)
     if config.reward.components:
         OpenReward(config.reward, declared)
@@ -274,11 +277,8 @@ def check_reward(config: RunConfig) -> None:
 
 
 def check_formulas(config: RunConfig) -> None:
-    """Check that open verdicts have the KScore of `reward.formula`, by which only those with the grades are computed again.
-
-    Raises:
-        UserFault: naming a judge whose settings have another formula.
-    """
+    """Check that open verdicts have the KScore of `reward.formula`. Raises UserFault naming a judge with another one."""
+    # By the formula, only verdicts with the grades are computed again.
     for role, spec in config.judge_specs.items():
         if spec.isolated:
             continue

@@ -11,7 +11,8 @@ are part of the state, which every step's manifest holds. A resumed run therefor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from operator import length_hint
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -95,11 +96,7 @@ class CurriculumRequests:
         Raises:
             UserFault: for a pool of more requests than the source says that it has.
         """
-        length = getattr(source, "__len__", None)
-        if length is not None and config.pool > length():
-            raise UserFault(
-                f"loop.curriculum.pool={config.pool} exceeds the {length()} training requests of the source"
-            )
+        check_pool(source, config)
         state = state or CurriculumState()
         self._source, self._config, self._seed, self._size = source, config, seed, size
         self._means, self._plans, self._planned = dict(state.means), dict(state.plans), state.planned
@@ -153,16 +150,38 @@ class CurriculumRequests:
 
         The smallest of independent exponential variables with these rates is each place with its share of the weights, and
         so on among the others. Requests of open rounds are left out where enough others remain: a step takes one group of
-        a request.
+        a request. A source may have one request at two places, so places with equal requests are drawn as one.
         """
         taken = {place for plan in self._plans.values() for place in plan}
-        others = [place for place in range(self._config.pool) if place not in taken]
-        places = others if len(others) >= self._size else list(range(self._config.pool))
         rng = np.random.default_rng(derive_seed(self._seed, "curriculum", number))
         uniform = rng.random(self._config.pool)
         # One number for each place of the pool, so that the draw of a place does not depend on which others are left out.
-        arrival = {p: -math.log1p(-uniform[p]) / self._config.weight(self._means.get(p)) for p in places}
-        return tuple(sorted(places, key=lambda place: (arrival[place], place))[: self._size])
+        pool = range(self._config.pool)
+        arrival = [-math.log1p(-uniform[p]) / self._config.weight(self._means.get(p)) for p in pool]
+        order = sorted(pool, key=lambda place: (arrival[place], place))
+        posed = {self._source.train(place).id for place in taken}
+        drawn = self._different([place for place in order if place not in taken], posed)
+        if len(drawn) < self._size:
+            drawn = self._different(order, set())
+        # A round that is still short repeats requests, which is an error when its first lease begins.
+        return tuple([*drawn, *(place for place in order if place not in drawn)][: self._size])
+
+    def _different(self, order: Sequence[int], posed: Set[str]) -> list[int]:
+        """Return the first places of a round whose requests differ from each other and from those in `posed`."""
+        drawn: dict[str, int] = {}
+        for place in order:
+            if len(drawn) == self._size:
+                break
+            if (name := self._source.train(place).id) not in posed:
+                drawn.setdefault(name, place)
+        return list(drawn.values())
+
+
+def check_pool(source: RequestSource, config: RequestCurriculumConfig) -> None:
+    """Check that a source has the requests of a pool. Raises UserFault where it says that it has fewer."""
+    length = length_hint(source, config.pool)
+    if config.pool > length:
+        raise UserFault(f"loop.curriculum.pool={config.pool} exceeds the {length} training requests of the source")
 
 
 def follow_curriculum(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.evolution.placebo import PlaceboError
 from genevolve_ray.evolution.plugins import EmbedderSpec, build_here
 from genevolve_ray.evolution.ports import ExperienceStep
 from genevolve_ray.experience.changes import encode_changes, replay
@@ -101,7 +102,9 @@ class LocalExperience:
         if not outage:
             self._written.clear()
             self._inserted.clear()
-        lessons = self._controlled(requests, hits, step)
+        lessons, unmet = self._controlled(requests, hits)
+        faults = [*faults, *unmet][:MAX_FAULTS]
+        metrics |= {"placebo_failures": len(unmet)} if unmet else {}
         kinds, stuck = Counter(lesson.kind for lesson in lessons), self._stuck(groups, step)
         metrics |= {
             "experience_memory": len(self._memory),
@@ -161,8 +164,9 @@ class LocalExperience:
         def clean(hit: Hit, request: Request) -> Hit | None:
             return _clean(hit, request, attempts.get(request.id, ()))
 
-        memory, key = self._memory, self._config.key
-        return await recall(memory, self._embedder, requests, step, key, self._rule, stuck, clean)
+        return await recall(
+            self._memory, self._embedder, requests, step, self._config.key, self._rule, stuck, clean=clean
+        )
 
     async def _compare(self, request: Request, pair: Pair) -> Experience | InfraFailure | LeakError:
         attempts = (str(pair.best.key), str(pair.worst.key))
@@ -178,21 +182,26 @@ class LocalExperience:
             self._written[attempts] = result
         return result
 
-    def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None], step: int) -> list[Lesson]:
-        """Return the lesson of each request.
+    def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None]) -> tuple[list[Lesson], list[str]]:
+        """Return the lesson of each request, and faults about those that have none.
 
-        The controls change the choice of the bundle, never the number of taught requests.
+        The controls change the choice of the bundle, never the number of taught requests, unless no placebo has the
+        length of a bundle: its request is then not taught.
         """
         taught = [(r, hit) for r, hit in zip(requests, hits, strict=True) if hit is not None]
         if self._config.control is AblationControl.SHUFFLED:
             taught = [(r, self._of_another(r, [h for _, h in taught], i)) for i, (r, _) in enumerate(taught)]
-        lessons = []
+        lessons, faults = [], []
         for request, hit in taught:
             bundle, constant = hit.experience, self._config.constant
             if self._config.control is AblationControl.CONSTANT and constant is not None:
                 bundle = constant
             elif self._config.control is AblationControl.PLACEBO and self._placebo is not None:
-                bundle = self._placebo(bundle)
+                try:
+                    bundle = self._placebo(bundle)
+                except PlaceboError as fault:
+                    faults.append(str(fault))
+                    continue
             lessons.append(
                 Lesson(
                     request_id=request.id,
@@ -204,7 +213,7 @@ class LocalExperience:
                     merged=() if self._config.control is AblationControl.CONSTANT else hit.merged,
                 )
             )
-        return lessons
+        return lessons, faults
 
     def _of_another(self, request: Request, hits: Sequence[Hit], place: int) -> Hit:
         """Return the step's next bundle that is neither this request's nor the one it recalled.

@@ -56,6 +56,10 @@ class FlowState(Record):
     """Groups that steps have taken."""
     consumed: int = 0
     discarded: int = 0
+    dropped: int = 0
+    """Samples of judged groups that dynamic sampling dropped; in runs of earlier versions they are `discarded`."""
+    skipped: int = 0
+    """Leases that were closed before any of their samples was played; their samples count nowhere."""
 
 
 class FlowError(RunError):
@@ -63,9 +67,10 @@ class FlowError(RunError):
 
 
 class Flow:
-    """Count every sample: leased = consumed + discarded + buffered + running, at all times.
+    """Count every sample: leased = consumed + discarded + dropped + buffered + running, at all times.
 
-    A lease is running until its group is judged, buffered until a step takes it, then consumed; or it is discarded.
+    A lease is running until its group is judged, buffered until a step takes it, then consumed; or it is discarded,
+    dropped by dynamic sampling, or skipped before it is played.
     """
 
     def __init__(self, config: FlowConfig, state: FlowState | None = None) -> None:
@@ -74,6 +79,7 @@ class Flow:
         self.config = config
         self.next_lease, self.taken = state.next_lease, state.taken
         self.consumed, self.discarded = state.consumed, state.discarded
+        self.dropped, self.skipped = state.dropped, state.skipped
         self.idle: list[int] = list(state.open)
         """Leases that are open but neither running nor buffered."""
         self.running: dict[int, int] = {}
@@ -85,7 +91,7 @@ class Flow:
     @property
     def leased(self) -> int:
         """Samples leased so far; samples of idle leases count once these begin again."""
-        return (self.next_lease - len(self.idle)) * self.config.group_size
+        return (self.next_lease - self.skipped - len(self.idle)) * self.config.group_size
 
     def room(self, version: int) -> int:
         """Return the number of groups that may begin while the learner is at `version`.
@@ -149,6 +155,16 @@ class Flow:
         self.discarded += (self.running if number in self.running else self.buffered).pop(number)
         self.aside.discard(number)
 
+    def drop_group(self, number: int) -> None:
+        """Close a buffered lease whose group dynamic sampling drops."""
+        self.dropped += self.buffered.pop(number)
+        self.aside.discard(number)
+
+    def skip(self, number: int) -> None:
+        """Close a lease of which nothing was played."""
+        del self.running[number]
+        self.skipped += 1
+
     def consume(self, number: int) -> None:
         """Consume a buffered lease in a step."""
         self.taken += 1
@@ -158,15 +174,16 @@ class Flow:
     def check(self) -> None:
         """Assert the invariant. Raises FlowError with all the counts."""
         counts = self.counts()
-        if counts["leased"] != sum(counts[name] for name in ("consumed", "discarded", "buffered", "running")):
+        if 2 * counts["leased"] != sum(counts.values()):
             raise FlowError(f"samples do not add up: {counts}")
 
     def counts(self) -> dict[str, int]:
-        """Return the samples leased, consumed, discarded, buffered and running."""
+        """Return the samples leased, consumed, discarded, buffered and running; dropped ones with dynamic sampling."""
         return {
             "leased": self.leased,
             "consumed": self.consumed,
             "discarded": self.discarded,
+            **({"dropped": self.dropped} if self.config.spare or self.dropped else {}),
             "buffered": sum(self.buffered.values()),
             "running": sum(self.running.values()),
         }
@@ -181,6 +198,8 @@ class Flow:
             consumed=self.consumed,
             # A lease that begins again has all its samples; `found` counts those that its group lacks.
             discarded=self.discarded - lost,
+            dropped=self.dropped,
+            skipped=self.skipped,
         )
 
 

@@ -150,7 +150,7 @@ class LocalLearner:
         sequences, draws = self._sequences(rest, teachers), None
         if self._redraws is not None and redraws:
             draws = self._redraws(groups, redraws, lessons, self._pictures() if self._pictures is not None else None)
-        metrics = self._learner.train_step(sequences, step - 1, *([draws] if draws is not None else []))
+        metrics = self._learner.train_step(sequences, step - 1, draws)
         if self._yields:
             from genevolve_ray.learning.policy import release_cached_memory
 

@@ -14,7 +14,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.alarms import AlarmStop, AlarmWatch
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.curriculum import CurriculumRequests, follow_curriculum
+from genevolve_ray.evolution.curriculum import CurriculumRequests, check_pool, follow_curriculum
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.metrics import (
@@ -36,14 +36,14 @@ from genevolve_ray.evolution.ports import (
     RequestSource,
     RolloutPort,
 )
-from genevolve_ray.evolution.redraws import check_panel, draw_again, redraw_metrics
+from genevolve_ray.evolution.redraws import check_panel, draw_again, last_attempts, redraw_metrics
 from genevolve_ray.evolution.restore import restore, revive
 from genevolve_ray.evolution.store.lessons import lesson_state, redraw_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.telemetry.watching import UNHEARD, StreamListener
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
 
 @dataclass
@@ -74,7 +74,12 @@ class Evolution:
         self.alarms = AlarmWatch(config.alarms, config.loop.parity_limit)
 
     async def start(self) -> int:
-        """Restore the last committed state, publish it to the engines, and return its policy version."""
+        """Restore the last committed state, publish it to the engines, and return its policy version.
+
+        Raises UserFault for judges or a source of requests that do not fit the configuration.
+        """
+        check_panel(self.config, self.panel)
+        check_pool(self.requests, self.config.loop.curriculum)
         await self.rest()
         version = await restore(
             self.store, self.learner, self.experience, self.monitor, exact=self.config.learner.exact
@@ -96,7 +101,6 @@ class Evolution:
         """Evolve the policy from `version`, which `start` returned, to the last step."""
         config = self.config
         store, monitor, sampling = self.store, self.monitor, self.sampling()
-        check_panel(config, self.panel)
         redraws = config.experience.redraws.draws > 0
         self.requests = follow_curriculum(self.requests, config, store, version)
         stream = RolloutStream(
@@ -149,8 +153,7 @@ class Evolution:
         self.warn(f"step {step}", metrics)
         try:
             parts = await self.overlap.settle(batch.groups)
-            again = {"redraws": batch.redraws} if batch.redraws else {}
-            metrics |= await self.learner.step(batch.groups, step, experience.lessons, parts, **again)
+            metrics |= await self.learner.step(batch.groups, step, experience.lessons, parts, batch.redraws)
             check_parity(step, metrics, self.config.loop.parity_limit)
             clock.lap("seconds_learn")
             metrics["probe_difference"] = await self.publish(step)
@@ -199,6 +202,8 @@ class Evolution:
             on_begin=lambda count: self.monitor.phase("redraws", 0, count),
             on_trajectory=self.monitor.trajectory,
         )
+        if failed := [t for t in last_attempts(redraws) if t.outcome is Outcome.INFRA_FAILURE]:
+            self.monitor.note(f"step {step}: {len(failed)} re-draws failed from outside: {main_reason(failed)}")
         settings, every = self.config.experience, [*batch.drawn.values(), *redraws]
         metrics = redraw_metrics(batch.groups, redraws, settings.redraws, settings.min_gap)
         metrics |= usage_metrics([t for group in every for t in group.trajectories])
@@ -239,7 +244,8 @@ class Evolution:
         metrics |= clock.seconds() | self.overlap.metrics() | alarms.metrics()
         # In parallel with the learner, rollouts take the whole step.
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
-        metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
+        sampled = metrics["policy_tokens"] + metrics.get("dynamic_tokens_dropped", 0.0)
+        metrics["tokens_per_second"] = sampled / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
         if isinstance(self.requests, CurriculumRequests):
             state["curriculum"] = self.requests.state(batch.flow).model_dump(mode="json")

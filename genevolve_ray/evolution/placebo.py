@@ -19,6 +19,8 @@ FILLER = "and so it is with the one and the other of this and that as it was and
 """Words of grammar, which say nothing about any task. Those that are one token of the policy's tokenizer are used."""
 _LEAST_KINDS = 3
 """Fewer different words than this of one token each are too few, and all words are used."""
+_DENSE = ".,-"
+"""Characters of about one token each, for a line that is cut before its words have as many tokens."""
 _PARTS = (" and", " it", ",", " ,", ".", "-", " -")
 """Short texts that settle the last tokens where words of several tokens do not meet the length."""
 
@@ -63,12 +65,16 @@ class PlaceboWriter:
         return placebo
 
     def _filled(self, written: Callable[[str], Experience], wanted: int) -> str:
-        """Return the longest neutral bullet with which the guide has at most the wanted tokens, at least one word."""
-        text, length = self._words[0], 0
+        """Return the longest neutral bullet with which the guide has at most the wanted tokens, at least one word.
+
+        A line of a guide has a greatest length, within which names or another script may have more tokens than words
+        do. Marks take the place of words there.
+        """
+        text, length, cut = self._words[0], 0, False
         for count in range(1, self._profile.max_field_chars):
             longer = " ".join(islice(cycle(self._words), count))
             tokens = self.tokens(written(longer))
-            if tokens > wanted or tokens == length:  # A line of a guide has a greatest length.
+            if tokens > wanted or (cut := tokens == length):
                 break
             text, length = longer, tokens
         for part in (*_PARTS, *(f"{one}{other}" for one in _PARTS for other in _PARTS)):
@@ -76,4 +82,8 @@ class PlaceboWriter:
                 break
             if length < (tokens := self.tokens(written(f"{text}{part}"))) <= wanted:
                 text, length = f"{text}{part}", tokens
+        for count in range(1, self._profile.max_field_chars + 1 if cut and length < wanted else 1):
+            marks = "".join(islice(cycle(_DENSE), count))
+            if length < (tokens := self.tokens(written(marks))) <= wanted:
+                text, length = marks, tokens
         return text

@@ -193,7 +193,7 @@ class LearnerPort(Protocol):
             lessons: lessons of its requests.
             parts: parts of the batch in the order in which they are added, before the rest. Those that `accumulate` has
                 not added are added now; what it has added besides is dropped.
-            redraws: guided re-draws of some of the groups; passed only where the run has them.
+            redraws: guided re-draws of some of the groups.
         """
         ...
 

@@ -21,7 +21,6 @@ from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.teaching import TeacherPatch
-from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.learning.advantage import AdvantageConfig, redraw_advantages
 from genevolve_ray.learning.batch import ImageInputs, TeacherContext, TrainSequence
 from genevolve_ray.learning.redraw_config import GuidedDraws, RedrawConfig, RedrawCorrection, StuckWhen
@@ -40,7 +39,8 @@ def is_stuck(group: Group, config: RedrawConfig, min_gap: float) -> bool:
     Args:
         group: a judged group.
         config: the settings.
-        min_gap: least gap of a pair (`experience.min_gap`).
+        min_gap: least difference of rewards that is worth a comparison (`experience.min_gap`). A failure of the policy
+            counts with its reward of 0, as in the advantages: a group of one success and failures is not stuck.
     """
     scores = group.scores()
     if not scores or max(scores) >= config.below:
@@ -49,14 +49,21 @@ def is_stuck(group: Group, config: RedrawConfig, min_gap: float) -> bool:
         return all(t.outcome is not Outcome.SCORED for t in group.trajectories)
     if config.stuck is StuckWhen.ZERO_VARIANCE:
         return max(scores) == min(scores)
-    return not best_worst_pairs([group], min_gap=min_gap)
+    gap = max(scores) - min(scores)
+    return gap <= _ROUNDING or gap < min_gap - _ROUNDING
 
 
 def check_panel(config: EvolutionConfig, panel: Panel | None) -> None:
     """Check that re-draws can be judged by themselves. Raises UserFault where a judge compares a whole group."""
-    if config.experience.redraws.draws and panel is not None and (names := panel.group_judges):
+    if panel is not None and (names := panel.group_judges):
+        check_group_judge(config, f"judges.{names[0]}")
+
+
+def check_group_judge(config: EvolutionConfig, role: str) -> None:
+    """Check that a run with a judge of groups has no re-draws. Raises UserFault naming the judge's key."""
+    if config.experience.redraws.draws:
         raise UserFault(
-            f"experience.redraws.draws={config.experience.redraws.draws}: judges.{names[0]} judges the attempts of a group "
+            f"experience.redraws.draws={config.experience.redraws.draws}: {role} judges the attempts of a group "
             "together, and re-draws belong to none: leave out the judge, or the re-draws"
         )
 
@@ -133,6 +140,12 @@ def guided_task(task: RolloutTask, lesson: Lesson, step: int, run_seed: int, aft
         experience=lesson.experience,
         renderer=task.renderer,
     )
+
+
+def last_attempts(redraws: Sequence[Group]) -> list[Trajectory]:
+    """Return the last attempt of every re-draw: one that failed from outside was not drawn again."""
+    found = {(t.key.request_id, t.key.sample): t for group in redraws for t in group.trajectories}
+    return list(found.values())
 
 
 def comparable(group: Group, redraws: Group) -> list[Trajectory]:

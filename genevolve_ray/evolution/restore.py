@@ -44,8 +44,8 @@ async def restore(
         plan = _discard(store, plan, monitor)
     for step in plan.steps_to_reapply:
         monitor.note(f"applying the stored batch of step {step} again")
-        redraws = {"redraws": found} if (found := stored_redraws(store, step)) else {}
-        await learner.step(store.groups(step), step, stored_lessons(store, step), stored_parts(store, step), **redraws)
+        lessons, redraws = stored_lessons(store, step), stored_redraws(store, step)
+        await learner.step(store.groups(step), step, lessons, stored_parts(store, step), redraws)
     if plan.state_hash is not None and not _same(plan.state_hash, restored := await learner.state_hash(), monitor):
         raise ResumeError(
             f"run {store.root}: step {plan.next_step - 1} was committed with state {plan.state_hash}, but its stored "

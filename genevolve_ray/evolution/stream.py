@@ -99,8 +99,6 @@ class RolloutStream:
         self._dynamic = loop.dynamic_sampling
         self._spent = False
         """Whether no further request is new to the batch, so that dynamic sampling takes it as it is."""
-        self._passed = 0
-        """Leases of the step that were passed over, because their requests were open already."""
         self._redrawn: dict[int, int] = {}
         """How often each open lease was drawn anew after an outage."""
         self._ended = asyncio.Event()
@@ -113,7 +111,7 @@ class RolloutStream:
         OutageError.
         """
         size, discarded = self._config.loop.requests_per_step, self.flow.discarded
-        self._next, self._spent, self._passed = step - 1, False, 0
+        self._next, self._spent = step - 1, False
         self._settle()
         self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
         chosen = await self._filled(size)
@@ -126,7 +124,7 @@ class RolloutStream:
         self._patience.over()
         if await self._cut():
             chosen = self._choose(size)
-        given_up = self.flow.discarded - discarded - self._passed * self._config.loop.group_size
+        given_up = self.flow.discarded - discarded
         ages = [self._lag(self._oldest[number]) for number in chosen]
         drawn = {number: self._groups[number] for number in sorted({*chosen, *self.flow.aside})}
         equal = len(self.flow.aside & set(chosen))
@@ -143,14 +141,14 @@ class RolloutStream:
         return Batch(requests, groups, self.flow.state(), metrics, drawn)
 
     def _close(self, number: int, *, consumed: bool) -> None:
-        """Consume a buffered lease in a step, or discard it for good."""
+        """Consume a buffered lease in a step, or drop its group for good."""
         group = self._groups.pop(number)
         del self._oldest[number]
         self._redrawn.pop(number, None)
         if consumed:
             self.flow.consume(number)
         else:
-            self.flow.discard(number)
+            self.flow.drop_group(number)
             self._store.forget_group(group)
 
     async def close(self) -> None:
@@ -204,8 +202,7 @@ class RolloutStream:
             self._check_round(number)
             if not (self._dynamic.rounds and self._is_posed(number)):
                 return number
-            self.flow.discard(number)
-            self._passed += 1
+            self.flow.skip(number)
         self._spent = True
         return None
 

@@ -82,7 +82,8 @@ async def recall(
         key: how a request becomes a key.
         rule: by default, every request recalls the nearest bundle whole.
         stuck: ids of requests whose groups have no pair; they come first under `stuck_first`.
-        clean: returns what a request may hear of a hit; None: nothing, and then no use is recorded.
+        clean: returns what may be told of a hit to its request, None for nothing; such a request recalls nothing, and
+            neither uses a bundle nor counts under `rule.most`.
 
     Raises:
         InfraFailure: when the embedder gave up.
@@ -93,31 +94,30 @@ async def recall(
     vectors = await embedded(embedder, [retrieval_text(request, key) for request in requests])
     count = 1 if rule.merge is None else rule.merge.nearest
     near = [memory.near(v, request.id, step, count) for request, v in zip(requests, vectors, strict=True)]
-    taught = _taught(near, [request.id in stuck for request in requests], rule)
-    hits: list[Hit | None] = []
-    for place, (request, found) in enumerate(zip(requests, near, strict=True)):
-        parts = _parts(found, rule.merge) if place in taught else []
-        hit = clean(_merged(parts, rule.merge), request) if parts else None
-        for part in parts if hit is not None else ():
-            memory.use(part, request.id, step)
-        hits.append(hit)
-    return hits
+    parts = [_parts(found, rule.merge) for found in near]
+    hits = [clean(_merged(p, rule.merge), request) if p else None for p, request in zip(parts, requests, strict=True)]
+    taught = _taught(hits, [request.id in stuck for request in requests], rule)
+    for place in sorted(taught):
+        for hit in parts[place]:
+            memory.use(hit, requests[place].id, step)
+    return [hit if place in taught else None for place, hit in enumerate(hits)]
 
 
-def _taught(near: Sequence[Sequence[Hit]], stuck: Sequence[bool], rule: RecallRule) -> set[int]:
+def _taught(hits: Sequence[Hit | None], stuck: Sequence[bool], rule: RecallRule) -> set[int]:
     """Return the places of the requests that recall something."""
-    places = [place for place, hits in enumerate(near) if hits]
+    near = {place: hit.similarity for place, hit in enumerate(hits) if hit is not None}
+    places = list(near)
     if rule.most is None:
         return set(places)
     first = rule.order is RecallOrder.STUCK_FIRST
     # The last bits of a cosine depend on the place of its row.
-    places.sort(key=lambda place: (first and not stuck[place], -round(near[place][0].similarity, 6), place))
+    places.sort(key=lambda place: (first and not stuck[place], -round(near[place], 6), place))
     return set(places[: rule.most])
 
 
 def _parts(hits: Sequence[Hit], merge: MergeConfig | None) -> Sequence[Hit]:
     """Return the hits that a lesson consists of."""
-    whole = merge is None or (hits[0].own and not merge.own)
+    whole = merge is None or not hits or (hits[0].own and not merge.own)
     return hits[:1] if whole else hits
 
 

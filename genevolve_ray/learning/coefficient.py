@@ -2,13 +2,13 @@
 
 The scale of a distillation loss depends on the world: on the length of a trajectory, on the size of the gaps, on the
 aggregation. Where the coefficient is a ratio R, a step that measures takes two gradients over its whole batch, g_grpo of
-everything but the distillation and g_ved of the distillation at coefficient 1, and its gradient is
+policy loss and KL term, g_ved of the distillation at coefficient 1, and their part of its gradient is
 
     g_grpo + c g_ved,    c = R |g_grpo| / |g_ved|, held within [minimum, maximum]
 
-before the gradient's norm is clipped. Other steps take one gradient with the last c. c follows from weights and batch
-alone, so that a step which is applied again has the same one. It is kept among the optimizer's settings, as the learning
-rate is, so that every checkpoint has it.
+before the gradient's norm is clipped. Guided re-draws are added to it afterwards, and enter neither norm. Other steps take
+one gradient with the last c. c follows from weights and batch alone, so that a step which is applied again has the same
+one. It is kept among the optimizer's settings, as the learning rate is, so that every checkpoint has it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from genevolve_ray.learning.distributed import full
 from genevolve_ray.learning.ved_config import GradientRatio, VedConfig
@@ -71,11 +72,12 @@ class Coefficient:
         """
         assert self._ratio is not None
         ved: Gradients = [p.grad for p in self._parameters]
-        norms = [math.sqrt(_inner(g, g)) for g in (grpo, ved)]
+        *squares, inner = _products((grpo, grpo), (ved, ved), (grpo, ved))
+        norms = [math.sqrt(square) for square in squares]
         found = self._ratio.ratio_to_grpo * norms[0] / norms[1] if norms[1] else 0.0
         if found > 0 and math.isfinite(found):
             self._optimizer.param_groups[0][COEFFICIENT] = min(max(found, self._ratio.minimum), self._ratio.maximum)
-        cosine = _inner(grpo, ved) / (norms[0] * norms[1]) if norms[0] and norms[1] else 0.0
+        cosine = inner / (norms[0] * norms[1]) if norms[0] and norms[1] else 0.0
         self.figures = {
             COEFFICIENT: self.value,
             "grad_norm_grpo": norms[0],
@@ -92,7 +94,37 @@ class Coefficient:
         return self.value
 
 
-def _inner(first: Gradients, second: Gradients) -> float:
-    """Return the inner product of two gradients over all parameters and ranks."""
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    return sum(float(full((a * b).sum())) for a, b in pairs)
+def _products(*pairs: tuple[Gradients, Gradients]) -> list[float]:
+    """Return the inner products of pairs of gradients over all parameters and ranks (a collective).
+
+    A parameter's part is summed in float32, in float64 for a float64 parameter, and the parts in float64 in their order.
+    """
+    places, parts = [], []
+    for place, (first, second) in enumerate(pairs):
+        for a, b in zip(first, second, strict=True):
+            if a is not None and b is not None:
+                wide = torch.promote_types(a.dtype, torch.float32)
+                places.append(place)
+                parts.append((a.to(wide) * b.to(wide)).sum())
+    totals = [0.0] * len(pairs)
+    for place, value in zip(places, _values(parts), strict=True):
+        totals[place] += value
+    return totals
+
+
+def _values(scalars: Sequence[Tensor]) -> list[float]:
+    """Return scalars on the host, by one collective and one copy for all that are sharded alike."""
+    alike: dict[object, list[int]] = {}
+    for place, scalar in enumerate(scalars):
+        key = (scalar.device_mesh, scalar.placements) if isinstance(scalar, DTensor) else scalar.device
+        alike.setdefault(key, []).append(place)
+    values = [0.0] * len(scalars)
+    for members in alike.values():
+        first = scalars[members[0]]
+        chosen = [scalars[place] for place in members]
+        local = torch.stack([(s.to_local() if isinstance(s, DTensor) else s).double() for s in chosen])
+        if isinstance(first, DTensor):
+            local = full(DTensor.from_local(local, first.device_mesh, first.placements, run_check=False))
+        for place, value in zip(members, local.tolist(), strict=True):
+            values[place] = value
+    return values

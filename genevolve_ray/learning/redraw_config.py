@@ -16,7 +16,7 @@ class StuckWhen(StrEnum):
     """Name the groups that count as stuck: GRPO learns little or nothing from them."""
 
     NO_PAIR = "no_pair"
-    """No two judged attempts differ by `experience.min_gap`; this includes the two below."""
+    """No two rewards differ by `experience.min_gap`, a failure of the policy having 0; this includes the two below."""
     ZERO_VARIANCE = "zero_variance"
     """All rewards are equal."""
     ALL_INVALID = "all_invalid"

@@ -57,12 +57,12 @@ class GradientRatio(Config):
     """Configure a coefficient that keeps a ratio of gradient norms at any scale of the losses.
 
     In a step that measures, it is ratio_to_grpo * |g_grpo| / |g_ved|. g_ved is the gradient of the distillation loss at
-    coefficient 1, and g_grpo that of everything else, the KL term included. Other steps keep the last value, and so does
-    a step in which one of the two gradients is zero.
+    coefficient 1, and g_grpo that of the policy loss and the KL term; guided re-draws enter neither. Other steps keep the
+    last value, and so does a step in which one of the two gradients is zero.
     """
 
     ratio_to_grpo: float = Field(gt=0)
-    """Norm of the distillation's part of the gradient, over the norm of the rest."""
+    """Norm of the distillation's part of the gradient, over that of policy loss and KL term."""
     every: int = Field(default=1, ge=1)
     """Steps from one measurement to the next. A step that measures computes taught sequences once more, forward and
     backward, and holds two gradients."""

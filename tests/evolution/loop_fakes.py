@@ -137,7 +137,12 @@ class FakeLearner:
         self.restarts += 1
 
     async def step(
-        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+        self,
+        groups: Sequence[Group],
+        step: int,
+        lessons: Sequence[Lesson] = (),
+        parts: Parts = (),
+        redraws: Sequence[Group] = (),
     ) -> dict[str, float]:
         self.parts.append(parts)
         self.steps.append(step)

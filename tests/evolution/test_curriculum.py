@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from loop_fakes import FakeRequests, FakeRollouts, Scene, evolve, make_config, make_trajectory
 
+from genevolve_ray.bench.worlds import WorldSources
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.curriculum import CurriculumRequests, CurriculumState, RequestCurriculumConfig
+from genevolve_ray.evolution.curriculum import CurriculumRequests, CurriculumState, RequestCurriculumConfig, check_pool
 from genevolve_ray.evolution.flow import FlowState
 from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey
 
 
@@ -105,6 +107,36 @@ def test_a_pool_beyond_the_source_is_refused() -> None:
         CurriculumRequests(Short(), RequestCurriculumConfig(pool=20), seed=1, size=4)
     with pytest.raises(ValueError, match=r"loop\.curriculum\.pool=1 is below loop\.requests_per_step=2"):
         make_config(curriculum={"pool": 1})
+
+
+class Doubled(FakeRequests):
+    """Each request is at two places."""
+
+    def train(self, index: int) -> Request:
+        return super().train(index // 2)
+
+
+def test_a_request_at_two_places_is_drawn_once_while_others_are_left() -> None:
+    requests = CurriculumRequests(Doubled(), RequestCurriculumConfig(pool=20), seed=1, size=5)
+    rounds = [round_of(requests, number, 5) for number in (1, 2, 3)]
+    assert [len(set(names)) for names in rounds] == [5, 5, 5]
+    assert not set(rounds[0]) & set(rounds[1])
+
+
+def test_a_round_of_more_requests_than_there_are_repeats_some() -> None:
+    requests = CurriculumRequests(Doubled(), RequestCurriculumConfig(pool=4), seed=1, size=4)
+    assert sorted(round_of(requests, 1)) == ["train-0", "train-0", "train-1", "train-1"]
+
+
+def test_the_length_of_a_source_is_known_through_the_worlds_of_a_benchmark() -> None:
+    class Short(FakeRequests):
+        def __len__(self) -> int:
+            return 7
+
+    config = RequestCurriculumConfig(pool=20)
+    with pytest.raises(UserFault, match="exceeds the 7 training requests"):
+        check_pool(WorldSources(Short(), {}), config)
+    check_pool(WorldSources(FakeRequests(), {}), config)
 
 
 def drawn(evolution: Evolution) -> list[list[str]]:

@@ -75,7 +75,9 @@ async def test_what_is_dropped_counts_in_metrics_and_costs(scene: Scene) -> None
     await evolve(evolution)
     [row] = evolution.store.metrics()
     assert (row["dynamic_groups_drawn"], row["dynamic_groups_dropped"], row["dynamic_groups_equal"]) == (4, 2, 0)
-    assert (row["samples_consumed"], row["samples_discarded"], row["samples_leased"]) == (4, 4, 8)
+    assert (row["samples_consumed"], row["samples_dropped"], row["samples_leased"]) == (4, 4, 8)
+    assert (row["samples_discarded"], row["discarded_fraction"]) == (0, 0)
+    assert row["tokens_per_second"] * row["seconds_rollout"] == pytest.approx(row["policy_tokens"] + 8)
     assert (row["service_calls"], row["money"]) == (8, pytest.approx(0.08))
     assert (row["zero_variance_groups"], row["zero_variance_fraction"]) == (0, 0.5)
     assert (row["reward_mean"], row["drawn_reward_mean"]) == (pytest.approx(0.5), pytest.approx(0.5))
@@ -99,7 +101,11 @@ async def test_a_source_without_new_requests_ends_the_refill(scene: Scene) -> No
     evolution.requests = Cycle(3)  # one request of three teaches something
     await evolve(evolution)
     assert [("1" in batch, len(set(batch))) for batch in batches(evolution)] == [(True, 2), (True, 2)]
-    assert [row["dynamic_groups_equal"] for row in evolution.store.metrics()] == [1, 1]
+    rows = evolution.store.metrics()
+    assert [row["dynamic_groups_equal"] for row in rows] == [1, 1]
+    # A request that is open already is never played, so its samples are in no count.
+    assert isinstance(evolution.rollouts, Flat)
+    assert rows[-1]["samples_leased"] == len(evolution.rollouts.tasks)
 
 
 async def test_too_few_requests_are_a_fault_with_the_key(scene: Scene) -> None:
@@ -154,5 +160,5 @@ async def test_rollouts_beside_the_learner_are_replaced_too(scene: Scene) -> Non
     await evolve(evolution)
     assert all(int(number) % 2 for batch in batches(evolution) for number in batch)
     for row in evolution.store.metrics():
-        parts = ("samples_consumed", "samples_discarded", "samples_buffered", "samples_running")
+        parts = [f"samples_{name}" for name in ("consumed", "discarded", "dropped", "buffered", "running")]
         assert row["samples_leased"] == sum(row[p] for p in parts)

@@ -48,7 +48,7 @@ class StubLearner:
     def drop(self) -> None:
         self.early, self.dropped = [], self.dropped + 1
 
-    def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
+    def train_step(self, sequences: Sequence[TrainSequence], step: int, draws: object = None) -> dict[str, float]:
         self.steps.append((sequences, step))
         return {"loss": 1.0, "tokens": 10.0, "policy_tokens": 4.0, "seconds": 0.5}
 

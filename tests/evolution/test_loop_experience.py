@@ -12,6 +12,7 @@ from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, Scene, evolve, m
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.experience import LocalExperience
+from genevolve_ray.evolution.placebo import PlaceboError
 from genevolve_ray.evolution.store.lessons import stored_lessons
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.experience.memory import ExperienceMemory
@@ -292,6 +293,19 @@ async def test_a_placebo_teaches_the_same_requests_with_other_words() -> None:
         (f"train-{i}", {"search_strategy": ("and so",)}) for i in (0, 1)
     ]
     assert all(x.experience.request_id == x.request_id and not x.own for x in learned.lessons)
+
+
+async def test_a_bundle_without_a_placebo_is_a_fault_of_the_step_and_teaches_nobody() -> None:
+    def neutral(bundle: Experience) -> Experience:
+        if bundle.request_id == "train-0":
+            raise PlaceboError("no neutral text has the 7 tokens")
+        return bundle
+
+    experience = LocalExperience(settings(control="placebo"), FakeSummariser(), FakeEmbedder(), neutral)
+    learned = await learn(experience, 0, 1)
+    assert [x.request_id for x in learned.lessons] == ["train-1"]
+    assert learned.faults == ("no neutral text has the 7 tokens",)
+    assert (learned.metrics["placebo_failures"], learned.metrics["experience_hit_rate"]) == (1, 0.5)
 
 
 def test_a_placebo_needs_its_writer() -> None:

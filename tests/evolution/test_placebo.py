@@ -19,6 +19,7 @@ from genevolve_ray.evolution.placebo import FILLER, PlaceboError, PlaceboWriter
 from genevolve_ray.records.experience import Experience
 
 ATLAS = PROFILES["atlas"]
+RELEASE = PROFILES["release"].model_copy(update={"max_field_chars": 80})
 BUNDLES = st.builds(
     Decisions,
     skills=st.lists(st.sampled_from(SKILLS), max_size=5, unique=True).map(tuple),
@@ -64,6 +65,15 @@ def test_long_bullets_of_other_scripts_are_met_as_well() -> None:
         placebo = writer.of(bundle)
         assert writer.tokens(placebo) == writer.tokens(bundle)
         assert guide_text(PROFILES[name], placebo).startswith(guide_text(PROFILES[name], bundle).partition("\n")[0])
+
+
+def test_a_line_that_is_cut_is_filled_with_marks() -> None:
+    """Words of several characters have fewer tokens than the digits and marks in 80 characters of a bullet."""
+    writer = PlaceboWriter(chat(), RELEASE)
+    words = PlaceboWriter(chat(), RELEASE).tokens(Experience(search_strategy=("and so it is " * 9,)))
+    bundle = Experience(search_strategy=("7,3;9.1-" * 10,), request_id="r")
+    assert writer.tokens(bundle) > words
+    assert writer.tokens(writer.of(bundle)) == writer.tokens(bundle)
 
 
 def test_a_length_that_no_words_have_is_an_error_with_both_lengths() -> None:

@@ -105,7 +105,8 @@ def group(*scores: float | None, name: str = "r") -> Group:
         ((0.3, 0.3, 0.4), {"no_pair"}),
         ((0.3, 0.3), {"no_pair", "zero_variance"}),
         ((None, None), {"no_pair", "zero_variance", "all_invalid"}),
-        ((None, 0.3), {"no_pair"}),
+        ((None, 0.1), {"no_pair"}),
+        ((0.8, None, None, None), set()),  # the policy gradient prefers the success to the failures
         ((0.3, 0.5), set()),
         ((1.0, 1.0), set()),  # solved
         ((), set()),  # every sample failed from outside
@@ -267,6 +268,37 @@ def test_judges_of_groups_exclude_them() -> None:
     config = make_config(experience=EXPERIENCE)
     with pytest.raises(UserFault, match=r"judges\.rank judges the attempts of a group"):
         check_panel(config, GroupPanel())  # type: ignore[arg-type]
+
+
+async def test_judges_of_groups_and_a_pool_beyond_the_source_are_refused_before_anything_is_restored(
+    scene: Scene,
+) -> None:
+    class GroupPanel:
+        group_judges = ("rank",)
+
+    class Short(Numbered):
+        def __len__(self) -> int:
+            return 7
+
+    first = begin(scene)
+    first.panel = GroupPanel()  # type: ignore[assignment]
+    with pytest.raises(UserFault, match=r"judges\.rank judges the attempts of a group"):
+        await first.start()
+    second = begin(scene, curriculum={"pool": 8}, experience={"enabled": True})
+    second.requests = Short()
+    with pytest.raises(UserFault, match="exceeds the 7 training requests"):
+        await second.start()
+
+
+async def test_the_main_reason_of_failed_redraws_is_noted(scene: Scene) -> None:
+    rollouts = GuidedRollouts(
+        lambda task: Outcome.INFRA_FAILURE if task.experience is not None and task.key.sample == 2 else Outcome.SCORED
+    )
+    evolution = begin(scene, rollouts, steps=1)
+    await evolve(evolution)
+    assert isinstance(evolution.monitor, Recorder)
+    [note] = [n for n in evolution.monitor.notes if "re-draws" in n]
+    assert note.startswith("step 1: 1 re-draws failed from outside: infra_failure of 1/train-0/2/")
 
 
 async def test_progress_counts_them(scene: Scene) -> None:

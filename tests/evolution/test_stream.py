@@ -65,12 +65,17 @@ class SlowLearner(FakeLearner):
         self.ages: list[int] = []
 
     async def step(
-        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+        self,
+        groups: Sequence[Group],
+        step: int,
+        lessons: Sequence[Lesson] = (),
+        parts: Parts = (),
+        redraws: Sequence[Group] = (),
     ) -> dict[str, float]:
         self.beside.append(self.rollouts.running)
         self.ages += [step - 1 - (oldest_version(*g.trajectories) or 0) for g in groups]
         await self.dice.wait()
-        return await super().step(groups, step, lessons, parts)
+        return await super().step(groups, step, lessons, parts, redraws)
 
 
 @pytest.mark.parametrize("staleness", [1, 2, 4])

@@ -56,6 +56,20 @@ async def test_stuck_requests_come_first() -> None:
     assert list(await recalled(memory("old-a", "own"), rule, stuck=["far", "near"])) == ["far", "near"]
 
 
+async def test_a_request_that_may_be_told_nothing_neither_uses_a_bundle_nor_takes_a_place() -> None:
+    found, requests = memory("old-a", "own"), [request(name) for name in ("far", "own", "none", "near")]
+    hits = await recall(
+        found,
+        Angles(),
+        requests,
+        STEP,
+        rule=RecallRule(most=2),
+        clean=lambda hit, asked: None if asked.id == "own" else hit,
+    )
+    assert [hit is not None for hit in hits] == [True, False, False, True]
+    assert sorted(use.request_id for entry in found.entries for use in entry.uses) == ["far", "near"]
+
+
 async def test_without_a_bound_the_order_changes_nothing() -> None:
     taught = await recalled(memory("old-a", "own"), RecallRule(RecallOrder.STUCK_FIRST), stuck=["far"])
     assert taught == await recalled(memory("old-a", "own"), RecallRule())

@@ -14,6 +14,7 @@ from test_step_teacher import GUIDE
 from torch import Tensor
 
 from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.learning.coefficient import _products
 from genevolve_ray.learning.config import LearnerConfig, LoraConfig
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.learning.ved_config import GradientRatio, VedConfig, VedForm
@@ -115,3 +116,12 @@ def test_projectors_are_refused() -> None:
     ved = VedConfig(coefficient=GradientRatio(ratio_to_grpo=0.5))
     with pytest.raises(ValueError, match=r"ved.coefficient=\{ratio_to_grpo: 0.5\} needs lora.projector=false"):
         LearnerConfig(ved=ved, lora=LoraConfig(projector=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_inner_products_are_summed_in_a_wide_type_in_the_order_of_the_parameters(dtype: torch.dtype) -> None:
+    one, other = ([torch.randn(300).to(dtype), None, torch.randn(7, 5).to(dtype)] for _ in range(2))
+    wide = torch.promote_types(dtype, torch.float32)
+    wanted = sum(float((a.to(wide) * b.to(wide)).sum()) for a, b in zip(one, other, strict=True) if a is not None)
+    squares = sum(float((a.to(wide) ** 2).sum()) for a in one if a is not None)
+    assert _products((one, other), (one, one), ([None], [None])) == [wanted, squares, 0.0]

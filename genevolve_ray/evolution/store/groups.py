@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 
 from genevolve_ray.evolution.store.checkpoints import RunCheckpoints
 from genevolve_ray.evolution.store.documents import from_parquet, to_parquet
@@ -92,6 +92,9 @@ class RunGroups(RunCheckpoints):
         """Open a run's folder; `keep` selects the checkpoints that stay."""
         super().__init__(folder, lock, keep)
         self._used: set[str] = set()
+        """Paths of the groups that a committed step was trained on or dropped."""
+        self._dropped: set[str] = set()
+        """Paths of the groups that were forgotten since the last commit."""
         self._persisted: dict[int, tuple[Group, GroupFile]] = {}  # by id(); the stored group keeps its id reserved
 
     @property
@@ -118,8 +121,9 @@ class RunGroups(RunCheckpoints):
         return file
 
     def forget_group(self, group: Group) -> None:
-        """Forget a persisted group that no step will use; its file stays."""
-        self._persisted.pop(id(group), None)
+        """Forget a persisted group that no step will use; its file stays, and the next step's manifest names it."""
+        if (found := self._persisted.pop(id(group), None)) is not None:
+            self._dropped.add(found[1].path)
 
     def withdraw_group(self, group: Group) -> None:
         """Delete a persisted group whose samples are drawn again. Raises StoreError when it cannot be deleted."""
@@ -128,7 +132,7 @@ class RunGroups(RunCheckpoints):
         self._folder.delete(file.path)
 
     def pending_groups(self, on_damage: Callable[[str], None] | None = None) -> list[Group]:
-        """Return groups that were persisted but are in no manifest, ordered by file name.
+        """Return groups that were persisted and that no step has used or dropped, ordered by file name.
 
         A group is trained on with the pictures that its policy saw, so one whose picture is missing counts as corrupt.
 
@@ -208,10 +212,24 @@ class RunGroups(RunCheckpoints):
             StoreError: when it cannot be written.
         """
         self._writable()
-        version = max((v for t in redraws.trajectories for v in t.ledger.versions), default=0)
-        file, data = encode_group(redraws, max(0, version), redraws_folder(step))
+        versions = (v for t in redraws.trajectories if (v := t.ledger.oldest_version) is not None)
+        file, data = encode_group(redraws, min(versions, default=0), redraws_folder(step))
         self._folder.put(file.path, data, f"re-draws of request {redraws.request_id}")
         return file
+
+    def _remove_round(self, step: int, used: Set[str], *, groups: bool) -> None:
+        """Delete the re-draws of a step that is discarded, and with `groups` those of its round that are not in `used`."""
+        self._folder.delete(redraws_folder(step))
+        if not groups:
+            return
+        folder = groups_folder(step)
+        files = [f"{folder}/{base}" for base in self._folder.entries(folder)]
+        if used.isdisjoint(files):
+            self._folder.delete(f"steps/{step_name(step)}")
+            return
+        for file in files:
+            if file not in used:
+                self._folder.delete(file)
 
     def _files_of(self, step: int, groups: Sequence[Group]) -> tuple[GroupFile, ...]:
         """Return the files of groups that may be committed. Raises StoreError for one that may not."""

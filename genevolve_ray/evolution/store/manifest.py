@@ -13,6 +13,8 @@ from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.records.base import Config, Record
 
 SCHEMA_VERSION = 1
+DROPPED = "dropped"
+"""Key of a step's `loop` with the paths of groups that were judged and dropped; absent where there are none."""
 MetricValue = bool | int | float | str | None
 
 
@@ -94,6 +96,11 @@ class StepManifest(Document):
     checkpoint: str | None = None
     loop: dict[str, Any] = Field(default_factory=dict)
     created: str = ""
+
+    @property
+    def decided(self) -> set[str]:
+        """Paths of the groups that the step was trained on or dropped; none of them is taken again."""
+        return {*(group.path for group in self.groups), *self.loop.get(DROPPED, ())}
 
     @field_validator("metrics", mode="before")
     @classmethod

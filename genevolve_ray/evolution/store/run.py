@@ -37,6 +37,7 @@ from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.evolution.store.groups import RunGroups
 from genevolve_ray.evolution.store.lock import RunLock, take_lock
 from genevolve_ray.evolution.store.manifest import (
+    DROPPED,
     CheckpointConfig,
     MetricValue,
     ResumePlan,
@@ -210,7 +211,7 @@ class RunStore(RunGroups):
 
     def _remember(self, manifest: StepManifest) -> None:
         self._manifests[manifest.step] = manifest
-        self._used.update(group.path for group in manifest.groups)
+        self._used.update(manifest.decided)
 
     def close(self) -> None:
         """Release the run to other writers; a second call does nothing."""
@@ -280,7 +281,7 @@ class RunStore(RunGroups):
             metrics: the step's row of `metrics.jsonl`; non-finite numbers become null.
             state_hash: the learner's state after the step.
             validation: result of the validation after the step, where there was one.
-            loop: the loop's own state, free-form.
+            loop: the loop's own state, free-form; the groups that were forgotten since the last step are added to it.
 
         Raises:
             StoreError: when the step does not follow the last one, when a group was never persisted, no longer exists
@@ -299,7 +300,7 @@ class RunStore(RunGroups):
             metrics=dict(metrics),
             state_hash=state_hash,
             checkpoint=published.name if published and published.state_hash == state_hash else None,
-            loop=dict(loop or {}),
+            loop=dict(loop or {}) | ({DROPPED: sorted(self._dropped)} if self._dropped else {}),
             created=now(),
         )
         if validation is not None:
@@ -311,6 +312,7 @@ class RunStore(RunGroups):
         self._remember(manifest)
         for group in groups:
             del self._persisted[id(group)]
+        self._dropped.clear()
         self._append_metrics(manifest)
         self._prune()
         return manifest
@@ -319,17 +321,20 @@ class RunStore(RunGroups):
         """Discard all steps after a step, so that the run continues from there, and return those that were committed.
 
         Judged groups of the next step stay: the policy of step `after` sampled them (others are left out when they are
-        read). Every interruption leaves a run that can be resumed. Raises StoreError when a file cannot be deleted.
+        read). So do groups that a step up to `after` was trained on: dynamic sampling lets rounds run ahead of steps.
+        Every interruption leaves a run that can be resumed. Raises StoreError when a file cannot be deleted.
         """
         self._writable()
         committed = [step for step in sorted({*self._manifests, *self._unread}) if step > after]
         numbers = [int(name) for name in self._folder.entries("steps") if re.fullmatch(r"\d{6,}", name)]
+        used = {g.path for step, manifest in self._manifests.items() if step <= after for g in manifest.groups}
         for step in sorted((n for n in numbers if n > after), reverse=True):
-            self._folder.delete(_manifest_path(step) if step == after + 1 else f"steps/{step_name(step)}")
+            self._folder.delete(_manifest_path(step))  # before any of its groups
+            self._remove_round(step, used, groups=step > after + 1)
             for kept in (self._manifests, self._unread, self._kept_rows):
                 kept.pop(step, None)
             self.damage.pop(_manifest_path(step), None)
-        self._used = {group.path for manifest in self.manifests() for group in manifest.groups}
+        self._used = {path for manifest in self.manifests() for path in manifest.decided}
         self._forget_uncommitted()
         remove_orphans(self._folder, self._counts)
         self._folder.put("metrics.jsonl", self._metrics_lines(), "metrics")

@@ -72,3 +72,49 @@ def test_an_interruption_at_any_point_leaves_a_run_that_continues(run: Path, ope
         assert store.resume_plan().checkpoint_step == 2
         store.discard_steps(2)
         assert store.committed_steps() == [1, 2]
+
+
+def test_groups_of_later_rounds_that_an_earlier_step_was_trained_on_stay(tmp_path: Path) -> None:
+    address = str(tmp_path / "run")
+    with RunStore.open(address, CONFIG) as store:
+        take_step(store, 1)
+        ahead, other = make_group("ahead", 5, 1), make_group("other", 5, 1)
+        for group in (ahead, other):
+            store.put_group(group, 1)
+        store.commit_step(2, [ahead], {}, "hash-2")
+        save_checkpoint(store, 2)
+        take_step(store, 3)
+        store.commit_step(4, [other], {}, "hash-4")
+        assert store.discard_steps(2) == [3, 4]
+    with RunStore.open(address, CONFIG) as store:
+        assert store.groups(2) == [ahead]
+        assert [group.request_id for group in store.pending_groups()] == ["a", "b"]
+
+
+def test_redraws_of_discarded_steps_are_deleted(tmp_path: Path) -> None:
+    with RunStore.open(str(tmp_path / "run"), CONFIG) as store:
+        for step in (1, 2, 3):
+            store.put_redraws(step, make_group("r", step))
+            take_step(store, step)
+        store.discard_steps(1)
+        assert [name for name in contents(tmp_path / "run") if "/redraws/" in name] == [
+            store.put_redraws(1, make_group("r", 1)).path
+        ]
+
+
+def test_a_group_that_was_forgotten_is_never_pending_again(tmp_path: Path) -> None:
+    address = str(tmp_path / "run")
+    with RunStore.open(address, CONFIG) as store:
+        dropped = make_group("dropped", 1)
+        store.put_group(dropped, 0)
+        store.forget_group(dropped)
+        assert len(store.pending_groups()) == 1, "no manifest names it yet"
+        store.forget_group(store.pending_groups()[0])
+        take_step(store, 1, loop={"cursor": 3})
+        assert store.pending_groups() == []
+        take_step(store, 2)
+    with RunStore.open(address, CONFIG) as store:
+        assert store.pending_groups() == []
+        assert [sorted(manifest.loop) for manifest in store.manifests()] == [["cursor", "dropped"], []]
+        store.discard_steps(0)
+        assert "dropped" in [group.request_id for group in store.pending_groups()], "its step is not committed any more"
