@@ -280,11 +280,12 @@ async def test_judges_of_groups_and_a_pool_beyond_the_source_are_refused_before_
         def __len__(self) -> int:
             return 7
 
-    first = begin(scene)
+    settings: dict[str, Any] = {"curriculum": {"pool": 8}, "experience": {"enabled": True}}
+    first = begin(scene, **settings)
     first.panel = GroupPanel()  # type: ignore[assignment]
     with pytest.raises(UserFault, match=r"judges\.rank judges the attempts of a group"):
         await first.start()
-    second = begin(scene, curriculum={"pool": 8}, experience={"enabled": True})
+    second = begin(scene, **settings)
     second.requests = Short()
     with pytest.raises(UserFault, match="exceeds the 7 training requests"):
         await second.start()
