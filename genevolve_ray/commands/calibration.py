@@ -129,14 +129,15 @@ def _references(
         raise UserFault(f"--against {against!r} is unknown; known: {OWN}, {IDEAL}")
     renderer = None if config.renderer.isolated else plugin_settings("renderer", config.renderer)[1]
     with tempfile.TemporaryDirectory(prefix="genevolve-calibrate-") as folder:
-        source: Any = recorded_source(config, store, FilesystemImages(folder))
-        if not isinstance(source, KnowsIdealGuidance):
+        source = recorded_source(config, store, FilesystemImages(folder))
+        guide: Any = source
+        if not isinstance(guide, KnowsIdealGuidance):
             raise UserFault(
                 f"--against {IDEAL}: requests.type={config.requests.type} does not know what guidance is right "
                 f"(it has no method ideal_guidance); use --against {OWN}"
             )
         posed = posed_requests(source, config.loop, [bundle.request_id for bundle in bundles], steps)
-        found = {name: source.ideal_guidance(request, renderer) for name, request in posed.items()}
+        found = {name: guide.ideal_guidance(request, renderer) for name, request in posed.items()}
     if missing := sorted({bundle.request_id for bundle in bundles} - set(found)):
         raise UserFault(
             f"--against {IDEAL}: request {missing[0]!r} of a bundle is none that the run's source poses in {steps} steps"
