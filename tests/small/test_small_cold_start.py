@@ -48,11 +48,12 @@ def test_a_trained_adapter_is_packed_in_bfloat16_under_the_name_of_its_base(tmp_
     model = load_policy(policy, "bfloat16")
     description = attach_adapter(model, LoraConfig(rank=2, alpha=4))
     publish_adapter(model.state_dict(), description, tmp_path / "trained", "bfloat16")
-    record = {"settings": {}, "trained_on": 8, "steps": 2, "loss": [0.5, 0.25], "heldout": [], "package": "0"}
+    settings = {"global_batch": 4, "lora": {"start": None}}
+    record = {"settings": settings, "trained_on": 8, "steps": 2, "loss": [0.5, 0.25], "heldout": [], "package": "0"}
     (tmp_path / "trained" / PROVENANCE_FILE).write_text(json.dumps(record))
     rows = tmp_path / "train.jsonl"
     rows.write_text("{}\n")
-    packed = pack_cold_start(tmp_path / "trained", rows, policy, tmp_path / "packed")
+    packed = pack_cold_start(tmp_path / "trained", tmp_path, policy, tmp_path / "packed")
     assert {path.name for path in packed.iterdir()} == {ADAPTER_CONFIG_FILE, ADAPTER_FILE, PROVENANCE}
     first = next(iter(read_adapter(packed).factors.values()))
     assert str(first.down_R_I.dtype) == "torch.bfloat16"
