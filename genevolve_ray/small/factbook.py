@@ -13,7 +13,7 @@ from typing import Any
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Record
 
-_TAG = re.compile(r"<[^>]*>")
+_TAG = re.compile(r"<[^<>]*+>")
 _CODE = re.compile(r"\.([a-z]{2})\b")
 _NOT_ISO = {"uk": "gb"}
 """Internet codes that are not the two letters of ISO 3166."""

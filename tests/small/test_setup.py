@@ -184,13 +184,13 @@ def test_a_finished_cold_start_is_not_trained_again(tmp_path: Path, monkeypatch:
 
 
 def test_a_cold_start_without_an_adapter_is_refused() -> None:
-    with pytest.raises(ValueError, match="cold_start.lora=None: the cold start of small trains an adapter"):
+    with pytest.raises(ValueError, match="lora=None of cold_start: the cold start of small trains an adapter"):
         SmallTrainings.model_validate({"cold_start": {"lora": None}})
 
 
 def test_an_adapter_without_a_record_is_refused_before_the_training(tmp_path: Path) -> None:
     trainings = SmallTrainings.model_validate({"cold_start": {"lora": {"start": str(tmp_path)}}})
-    with pytest.raises(UserFault, match=rf"cold_start.lora.start={tmp_path}: no provenance.json there"):
+    with pytest.raises(UserFault, match=rf"{tmp_path} as the start of cold_start: no provenance.json there"):
         weights._train_cold_start(trainings, work(tmp_path, "cold_start"))
 
 

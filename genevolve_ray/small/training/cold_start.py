@@ -96,7 +96,7 @@ def check_start(config: SftRowsConfig) -> None:
     start = config.lora.start if config.lora is not None else None
     if start and not (Path(start) / PROVENANCE).is_file():
         raise UserFault(
-            f"cold_start.lora.start={start}: no {PROVENANCE} there, which names what an adapter was trained on; continue "
+            f"{start} as the start of cold_start: no {PROVENANCE} there, which names what an adapter was trained on; continue "
             "from the adapter of a setup"
         )
 

@@ -45,7 +45,7 @@ class SmallTrainings(Config):
     def _an_adapter(self) -> SmallTrainings:
         if self.cold_start.lora is None:
             raise ValueError(
-                f"cold_start.lora={self.cold_start.lora}: the cold start of small trains an adapter; give keys"
+                f"lora={self.cold_start.lora} of cold_start: the cold start of small trains an adapter; give keys"
             )
         return self
 
