@@ -50,9 +50,9 @@ _PIECES = (
     "[begin request ",
     "[end request ",
     "]\n",
-    '{"rationale": "',
-    '", "faithfulness": ',
-    *(f', "{name}": ' for name in (*list(WEIGHTS)[1:], NO_TEXT)),
+    '{"rationale":"',
+    '","faithfulness":',
+    *(f',"{name}":' for name in (*list(WEIGHTS)[1:], NO_TEXT)),
     "0.5",
     "true}",
     "false}",
@@ -123,13 +123,14 @@ def judge_settings(folder: str | Path, **model: Any) -> LocalVlmJudgeConfig:
 def answer_text(attempt: GradedAttempt) -> str:
     """Return the answer that a judge model should give: the counts of things and letters, then the grades.
 
-    It is JSON as `KSCORE_SCHEMA` prescribes, in the form in which vLLM constrains answers.
+    It is JSON as `KSCORE_SCHEMA` prescribes, without spaces between its parts: so vLLM constrains answers
+    (`engines/chat_vllm.py`), and a model that has learned spaces finds none of its tokens allowed.
     """
     scores = {name: grade(value) for name, value in attempt.verdict.image.model_dump().items()}
     said = {"rationale": counts_text(attempt.picture, attempt.truth), **scores}
     said[NO_TEXT] = said["text_accuracy"] is None
     said["text_accuracy"] = said["text_accuracy"] or 0
-    return json.dumps(said)
+    return json.dumps(said, separators=(",", ":"))
 
 
 def grade(value: float | None) -> float | int | None:
