@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from small_world import SIZES
@@ -14,9 +16,11 @@ from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType
 from genevolve_ray.small.alike import ALIKE, flag_distances
 from genevolve_ray.small.countries import country_names
+from genevolve_ray.small.data_build import right_reference
 from genevolve_ray.small.factbook import Country
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.requests import Posed, divide_world, pose_requests, split_entities, write_requests
+from genevolve_ray.small.scene import SmallScene
 from genevolve_ray.small.training.shots import shot_of
 
 Parts = dict[str, list[Posed]]
@@ -47,6 +51,25 @@ def test_flags_of_different_parts_do_not_look_alike(library: PictureLibrary, par
     assert sum(apart[i, :i].tolist().count(0.0) for i in range(len(codes))) == 2  # Indonesia, Monaco; Romania, Chad
     near = [(codes[i], codes[j]) for i in range(len(codes)) for j in range(i) if apart[i, j] < ALIKE]
     assert len(near) > 15 and all(of[one] == of[other] for one, other in near)
+
+
+@pytest.mark.parametrize(
+    ("background", "shown", "right"),
+    [
+        ("ID", "flag ID", True),
+        ("ID", "flag MC", True),
+        ("ID", "flag FR", False),
+        ("red", "1F408", True),
+        ("red", "1F415", False),
+    ],
+)
+def test_a_flag_that_looks_like_the_right_one_is_the_right_reference(
+    library: PictureLibrary, background: str, shown: str, right: bool
+) -> None:
+    id = library.flags[shown.removeprefix("flag ")].id if shown.startswith("flag ") else shown
+    row: Any = SimpleNamespace(references=(SimpleNamespace(url=f"file:///pictures/{id}.png"),))
+    assert right_reference(row, SmallScene(subject="1F408", background=background), library) == right
+    assert not right_reference(SimpleNamespace(references=()), SmallScene(subject="1F408"), library)  # type: ignore[arg-type]
 
 
 def test_what_is_left_out_moves_no_country_to_another_part(library: PictureLibrary, countries: list[Country]) -> None:
