@@ -280,12 +280,11 @@ async def test_judges_of_groups_and_a_pool_beyond_the_source_are_refused_before_
         def __len__(self) -> int:
             return 7
 
-    settings: dict[str, Any] = {"curriculum": {"pool": 8}, "experience": {"enabled": True}}
-    first = begin(scene, **settings)
+    first = begin(scene, curriculum={"pool": 8})
     first.panel = GroupPanel()  # type: ignore[assignment]
     with pytest.raises(UserFault, match=r"judges\.rank judges the attempts of a group"):
         await first.start()
-    second = begin(scene, **settings)
+    second = begin(scene, curriculum={"pool": 8})
     second.requests = Short()
     with pytest.raises(UserFault, match="exceeds the 7 training requests"):
         await second.start()
