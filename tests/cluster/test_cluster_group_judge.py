@@ -58,4 +58,5 @@ async def test_groups_are_compared_by_a_service_of_their_own(tmp_path: Path, sha
         parts = [t.reward.parts["pairs.preference"] for t in group.trajectories if t.reward is not None]
         assert len(set(parts)) == 3 and sum(parts) == pytest.approx(1.5)
         used = sum((t.usage.get("judge.pairs", Usage()) for t in group.trajectories), Usage())
-        assert (used.calls, used.money) == (6, 3.0)
+        # On a busy machine a try may be repeated; answers count.
+        assert (used.calls - used.failed_calls, used.money) == (6, 3.0)

@@ -55,7 +55,8 @@ def test_comparisons_enter_rewards_metrics_costs_and_files(mode: str, tmp_path: 
         check_reward(config)
         store, heard = asyncio.run(evolved(config, tmp_path / "run"))
     # Each group of three has three pairs, each in two orders. A picture of the validation has no rivals.
-    assert len(server.calls) == 2 * 2 * 6
+    # A try may be repeated on a busy machine, so answers are counted below, and here only a lower bound.
+    assert len(server.calls) >= 2 * 2 * 6
     for metrics in store.metrics():
         assert metrics["component_pairs.preference"] == pytest.approx(0.5)
         assert metrics["component_pairs.agreement"] == 1
@@ -70,7 +71,7 @@ def test_comparisons_enter_rewards_metrics_costs_and_files(mode: str, tmp_path: 
             assert trajectory.reward is not None and "judge.kscore" in trajectory.components()
             assert trajectory.score == pytest.approx(0.4 + 0.5 * trajectory.reward.parts["pairs.preference"])
         used = sum((t.usage.get("judge.pairs", Usage()) for t in group.trajectories), Usage())
-        assert (used.calls, used.money, used.prompt_tokens) == (6, 3.0, 600)
+        assert (used.calls - used.failed_calls, used.money, used.prompt_tokens) == (6, 3.0, 600)
     [(_, none), (_, validation)] = heard.steps
     assert none is None and validation is not None
     assert validation["reward_mean"] == pytest.approx(0.8), "the weight of the preference goes to the others"

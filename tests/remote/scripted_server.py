@@ -90,6 +90,8 @@ def serving(script: Script) -> Iterator[ScriptedServer]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        # The default of 5 makes the kernel refuse connections of clients that ask many things at once.
+        request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
             """A client that hangs up early is what some tests are about."""
