@@ -182,7 +182,7 @@ def cold_start_batches(
         alone = step < lessons.exercise_steps
         # Exercises follow from those before them, so that all are drawn.
         count = lessons.exercises + (lessons.batch_size if alone else 0)
-        drills = [SftExample(*exercise(rng, tokenizer)) for _ in range(count)]
+        drills = [SftExample(*exercise(rng, tokenizer, styled=styled)) for _ in range(count)]
         if step >= done:
             played = [] if alone else next(taught)
             yield [SftExample(t.ledger.tokens, t.ledger.policy_mask) for t in played] + drills

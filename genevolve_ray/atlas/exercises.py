@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from genevolve_ray.agent.chat import ChatTokenizer
+from genevolve_ray.atlas.habits import ORDER, REFERENCE, WORDINGS, worded
 from genevolve_ray.atlas.lexicon import Partition, names_of
 from genevolve_ray.atlas.scene import (
     COLOURS,
@@ -25,17 +26,24 @@ from genevolve_ray.atlas.scene import (
     SOURCES,
     TEXTS,
 )
+from genevolve_ray.records.program import ORDINALS
 
 Piece = tuple[str, bool]
 """A piece of text, and whether it is an answer that follows from the text before it."""
 
 
-def exercise(rng: np.random.Generator, tokenizer: ChatTokenizer, length: int = 192) -> tuple[list[int], list[bool]]:
-    """Return one sequence of exercises of at least `length` tokens, and a mask of the tokens that can be inferred."""
+def exercise(
+    rng: np.random.Generator, tokenizer: ChatTokenizer, length: int = 192, *, styled: bool = False
+) -> tuple[list[int], list[bool]]:
+    """Return one sequence of exercises of at least `length` tokens, and a mask of the tokens that can be inferred.
+
+    `styled` adds exercises in which a guide says how to word each structure.
+    """
     tokens: list[int] = []
     mask: list[bool] = []
+    kinds = (*_KINDS, follow_wordings) if styled else _KINDS
     while len(tokens) < length:
-        kind = _KINDS[int(rng.integers(len(_KINDS)))]
+        kind = kinds[int(rng.integers(len(kinds)))]
         for text, known in kind(rng):
             ids = tokenizer.encode(text, add_special_tokens=False)
             tokens += ids
@@ -126,6 +134,34 @@ def copy_request(rng: np.random.Generator) -> list[Piece]:
         if copied:
             pieces += [(before, False), (copied, True), (after, False)]
     return [*pieces, ("\n", False)]
+
+
+def follow_wordings(rng: np.random.Generator) -> list[Piece]:
+    """Ask for a program whose structures are worded as a guide says. Rare structures are as frequent as the others."""
+    said = {s: pick(rng, list(names)) for s, names in WORDINGS.items() if s == ORDER or rng.random() < 0.6}
+    guide = "; ".join(("write now", *(f"say {name}" for name in said.values())))
+
+    def phrase(structure: str, before: str = "", **values: str) -> list[Piece]:
+        if structure not in said:
+            return [(before, False)] if before else []
+        return [(before, False), (f" {worded(structure, said[structure], **values)}", True)]
+
+    legs, count = (f" {pick(rng, COUNT_WORDS[2:5])}" for _ in range(2))
+    things: list[Piece] = [
+        (f" {pick(rng, _NAMES if rng.random() < 0.5 else KINDS)}", False),
+        *phrase(REFERENCE, ordinal=ORDINALS[int(rng.integers(2))]),
+        *phrase("physical_material_consistency", f" of {pick(rng, MATERIALS)}"),
+        *phrase("anatomy_body_coherence", f" on{legs} legs"),
+        *phrase("spatial_layout", side=pick(rng, SIDES)),
+        *phrase("quantity_counting", f";{count} {pick(rng, COMPANIONS)}"),
+    ]
+    others: list[Piece] = [
+        *phrase("text_rendering", f" the text '{pick(rng, TEXTS)}'"),
+        *phrase("aesthetic_drawing", f"; {pick(rng, MOODS)}"),
+        *phrase("creative_drawing", f"; {pick(rng, MEDIA)}"),
+    ]
+    first, second = (others, things) if said[ORDER] == "things last" else (things, others)
+    return [(f"- {guide}\ndraw", False), *first, (";", False), *second, ("\n", False)]
 
 
 def _if(text: str, condition: str) -> str:
