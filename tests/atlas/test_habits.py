@@ -11,6 +11,7 @@ import pytest
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.atlas.coldstart import Curriculum, CurriculumConfig, play
+from genevolve_ray.atlas.exercises import exercise, follow_wordings
 from genevolve_ray.atlas.habits import ORDER, WORDINGS, HabitsConfig, preferred_wordings, structures_of, wordings_in
 from genevolve_ray.atlas.judge import AtlasJudge
 from genevolve_ray.atlas.lexicon import Partition
@@ -200,3 +201,24 @@ def test_the_place_of_parts_is_none_where_nothing_else_is_said() -> None:
     assert ORDER not in wordings_in("draw Velmora; two moon")
     assert wordings_in("draw Velmora; calm light from above")[ORDER] == "things first"
     assert wordings_in("draw calm light from above; Velmora")[ORDER] == "things last"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_exercise_words_its_program_as_its_guide_says(seed: int) -> None:
+    pieces = follow_wordings(np.random.default_rng(seed))
+    guide, program = "".join(text for text, _ in pieces).strip().split("\n")
+    found = wordings_in(program)
+    assert [f"say {name}" for name in found.values()] and {f"say {name}" for name in found.values()} <= {
+        *guide.removeprefix("- ").split("; ")
+    }
+    assert {s for text, known in pieces if known for s in wordings_in(text)} >= {*found} - {ORDER}
+
+
+def test_exercises_of_wordings_are_drawn_in_styled_worlds_alone() -> None:
+    tokenizer = build_tokenizer(styled=True)
+    drawn = [
+        tokenizer.decode(exercise(np.random.default_rng(seed), tokenizer, 400, styled=styled)[0])
+        for styled in (False, True)
+        for seed in range(3)
+    ]
+    assert ["say " in text for text in drawn] == [False] * 3 + [True] * 3
