@@ -13,7 +13,7 @@ from genevolve_ray.learning.config import OptimizerName
 
 
 class LongStartConfig(ColdStartConfig):
-    """Configure the whole recipe of the cold start of `atlas-long`. It does not ship."""
+    """Configure the whole recipe of the cold start of `atlas-long`. The defaults made the shipped checkpoint."""
 
     curriculum: CurriculumConfig = CurriculumConfig(
         steps=1500,
