@@ -29,7 +29,7 @@ from genevolve_ray.bench.worlds import (
     tested_worlds,
 )
 from genevolve_ray.engines.protocol import Engine, SamplingParams
-from genevolve_ray.evolution.collect import evaluate
+from genevolve_ray.evolution.collect import IN_FLIGHT, evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import (
     LocalRollouts,
@@ -232,7 +232,14 @@ async def _test(
         requests = sources.tested[world].heldout(plan.requests)
         temperature = 0.0 if kind == GREEDY else config.sampling.temperature
         sampling = SamplingParams(temperature=temperature, top_p=config.sampling.top_p)
-        tested = await evaluate(requests, rollouts, run_seed=config.seed, sampling=sampling, split="ablation")
+        tested = await evaluate(
+            requests,
+            rollouts,
+            run_seed=config.seed,
+            sampling=sampling,
+            split="ablation",
+            in_flight=max(IN_FLIGHT, config.engine.max_concurrent),
+        )
         store.put_trajectories(name, tested)
     store.put_requests("ablation", sources.heldout(plan.requests))
 

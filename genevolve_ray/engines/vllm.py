@@ -161,8 +161,14 @@ class VllmEngine:
             from vllm.config.weight_transfer import WeightTransferConfig
 
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        engine = cls(llm, max_model_len, str(model_dir), config.max_images, keep_cache=config.keep_cache)
+        # Not a name of this frame, which vLLM keeps: deleted at the exit of the interpreter, it would print an error.
+        engine = cls(
+            AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)),
+            max_model_len,
+            str(model_dir),
+            config.max_images,
+            keep_cache=config.keep_cache,
+        )
         await engine._open().update_weight_version("0")
         return engine
 

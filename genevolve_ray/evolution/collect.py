@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OnTrajectory = Callable[[Trajectory], None]
 T = TypeVar("T")
+IN_FLIGHT = 64
+"""Most rollouts of an evaluation at a time, where nothing else is given."""
 
 
 @dataclass
@@ -161,7 +163,7 @@ async def evaluate(
     sampling: SamplingParams,
     split: str,
     max_attempts: int = 3,
-    in_flight: int = 64,
+    in_flight: int = IN_FLIGHT,
     on_trajectory: OnTrajectory | None = None,
     adjust: Callable[[RolloutTask], RolloutTask] = lambda task: task,
     generations: RendererGenerations | None = None,
