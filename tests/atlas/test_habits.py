@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from functools import lru_cache
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from genevolve_ray.atlas.exercises import exercise, follow_wordings
 from genevolve_ray.atlas.habits import ORDER, WORDINGS, HabitsConfig, preferred_wordings, structures_of, wordings_in
 from genevolve_ray.atlas.judge import AtlasJudge
 from genevolve_ray.atlas.lexicon import Partition
+from genevolve_ray.atlas.long_start import LongStartConfig
 from genevolve_ray.atlas.renderer import AtlasRenderer, AtlasRendererConfig
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import MEDIA, MOODS, SKILLS, Truth
@@ -183,6 +187,14 @@ def test_guided_lessons_state_the_wordings_and_others_draw_them() -> None:
         if lesson.program is not None
     }
     assert drawn == set(WORDINGS["reference"])
+
+
+def test_the_shipped_checkpoint_was_made_by_the_recipe_in_the_code() -> None:
+    shipped = Path(str(resources.files("genevolve_ray.atlas") / "cold_start_long"))
+    provenance = json.loads((shipped / "provenance.json").read_text(encoding="utf-8"))
+    assert provenance["recipe"] == LongStartConfig().model_dump(mode="json")
+    assert load_config("atlas-long").policy.model == "genevolve_ray.atlas:cold_start_long"
+    assert sum(file.stat().st_size for file in shipped.iterdir()) <= 8 << 20
 
 
 def test_the_identity_of_a_generator_without_habits_is_that_from_before_there_were_any() -> None:
