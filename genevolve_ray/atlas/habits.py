@@ -74,8 +74,9 @@ class HabitsConfig(Config):
     """Seed of the preferences."""
     by: tuple[Literal["medium", "mood"], ...] = Field(default=("medium", "mood"), max_length=2)
     """What the preferences depend on, besides the structure. Each has three values and none."""
-    stubborn: float = Field(default=0.7, ge=0, le=1)
-    """Probability that a weakness shows although the structure against it is there, in another wording."""
+    stubborn: float = Field(default=0.8, ge=0, le=1)
+    """Probability that a weakness shows although the structure against it is there, in another wording; by default that of
+    a generator without the structure."""
 
     def preferred(self, structure: str, medium: str | None, mood: str | None) -> str:
         """Return the name of the wording that the generator obeys in a style."""
