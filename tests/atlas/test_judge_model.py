@@ -171,7 +171,7 @@ def test_heads_of_a_new_model_look_at_the_same_place_of_the_other_picture(image_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 async def test_a_model_of_some_steps_judges_on_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form is learned early, and vLLM holds the answers to it; that grades agree takes a whole training."""
     losses: list[float] = []

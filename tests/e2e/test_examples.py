@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples"
 EXAMPLES = sorted(path for path in FOLDER.iterdir() if re.match(r"\d\d_", path.name))
-TIMEOUT = 900
+TIMEOUT = 3600
 pytestmark = pytest.mark.e2e
 
 
