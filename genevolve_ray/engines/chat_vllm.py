@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
+CONSTRAINT: dict[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
+"""How vLLM holds an answer to a schema. With free white space, a model could fill its answer with line breaks."""
 _SHUTDOWN_SECONDS = 5.0
 
 
@@ -168,8 +170,7 @@ def _start(config: VllmChatConfig, *, sees: bool) -> AsyncLLM:
         "enforce_eager": config.enforce_eager or config.device == "cpu",
         "generation_config": "vllm",
         "seed": 0,
-        # Without free white space: a model could otherwise fill its answer with line breaks within the schema.
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "structured_outputs_config": CONSTRAINT,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }

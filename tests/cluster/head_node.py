@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+_STARTS = 3
+"""Tries to start Ray. It gives its processes 30 seconds to come up, which a busy machine may exceed."""
 _ALWAYS_THERE = ("ray::IDLE", "ray::ServeController", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
@@ -44,7 +46,6 @@ class Head:
 def head_node(*, cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
     """Start a head node on this machine with `ray start`, and end it with everything below it."""
     folder = Path(tempfile.mkdtemp(prefix="gvr-"))  # Short: Ray's sockets are below it.
-    address = f"127.0.0.1:{_free_port()}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     variables = {
         **inherited,
@@ -52,29 +53,44 @@ def head_node(*, cpus: int, environment: Mapping[str, str] | None = None) -> Ite
         "RAY_AUTH_MODE": "disabled",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_worker_niceness": "0",
+        "RAY_gcs_server_port_wait_time_s": "120",
         # Workers start when a test needs them.
         "RAY_prestart_worker_first_driver": "0",
         **(environment or {}),
     }
-    command = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-        f"--port={address.partition(':')[2]}", f"--num-cpus={cpus}", "--include-dashboard=false",
-        "--object-store-memory=200000000", f"--temp-dir={folder}/ray",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started = None
     try:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "Ray runtime started" in line:
-                break
-        else:
-            pytest.fail("ray start ended: " + "".join(said[-10:]))
-        yield Head(address, variables, psutil.Process(process.pid))
+        address, started = _start(cpus, variables, folder)
+        yield Head(address, variables, psutil.Process(started.pid))
     finally:
-        _end(process)
+        if started is not None:
+            _end(started)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(cpus: int, variables: Mapping[str, str], folder: Path) -> tuple[str, subprocess.Popen[str]]:
+    """Return the address of a head node that runs, and its process; fail the test where Ray gave up several times."""
+    said: list[str] = []
+    for number in range(_STARTS):
+        address = f"127.0.0.1:{_free_port()}"
+        command = [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+            f"--port={address.partition(':')[2]}", f"--num-cpus={cpus}", "--include-dashboard=false",
+            "--object-store-memory=200000000", f"--temp-dir={folder}/{number}",
+        ]  # fmt: skip
+        process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if "Ray runtime started" in line:
+                    return address, process
+        except BaseException:
+            _end(process)
+            raise
+        _end(process)
+    pytest.fail("ray start ended: " + "".join(said[-10:]))
 
 
 def _free_port() -> int:

@@ -54,7 +54,7 @@ PLUGIN = '''
 
 def build_interpreter(folder: Path) -> str:
     """Make a virtual environment that also sees this one's packages, put the plug-in into it, and return its python."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     paths = {"base": str(folder), "platbase": str(folder)}
     site = Path(sysconfig.get_path("purelib", vars=paths))
     ours = sysconfig.get_path("purelib")

@@ -16,14 +16,14 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples"
 EXAMPLES = sorted(path for path in FOLDER.iterdir() if re.match(r"\d\d_", path.name))
-TIMEOUT = 900
+TIMEOUT = 3600
 pytestmark = pytest.mark.e2e
 
 
 def run_example(name: str, tmp_path: Path, *arguments: str) -> str:
     """Run an example with this checkout's program on PATH, and return what it prints."""
     programs = tmp_path / "bin"
-    programs.mkdir()
+    programs.mkdir(exist_ok=True)
     program = programs / "genevolve"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m genevolve_ray "$@"\n', encoding="utf-8")
     program.chmod(0o755)

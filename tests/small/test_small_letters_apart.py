@@ -90,7 +90,7 @@ def test_the_driver_starts_without_the_packages_of_the_judge(config_with: Callab
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 async def test_onnxruntime_is_loaded_by_the_judge_alone_and_the_verdicts_are_the_same(
     config_with: Callable[..., RunConfig],
     shared_cluster: Head,

@@ -13,7 +13,7 @@ from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.small.convert import convert_policy
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ADAPTER = {"rank": 4, "alpha": 16}
 CONVERSATION = [

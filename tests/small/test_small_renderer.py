@@ -191,7 +191,7 @@ def test_texts_and_references_are_left_out_as_often_as_both():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_a_renderer_is_trained_from_nothing_and_resumes_without_repeating(library, minilm, tmp_path):
     loop = TrainLoopConfig(steps=2, batch=2, save_every=1, warmup=1)
     config = RendererTraining(prompts=2, pictures=4, autoencoder=loop, denoiser=loop)
@@ -209,7 +209,7 @@ def test_a_renderer_is_trained_from_nothing_and_resumes_without_repeating(librar
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_a_training_goes_on_from_the_weights_that_ship(library, minilm, tmp_path):
     loop = TrainLoopConfig(steps=1, batch=2, warmup=1)
     config = RendererTraining(prompts=2, denoiser=loop, mix=ExampleMix(captions=1), caption_weight=3)
