@@ -128,3 +128,6 @@ def print_lift(policy: str, found: dict[str, Any]) -> None:
             bounds = f"{gain['low']:+.3f} to {gain['high']:+.3f}"
             table.add_row(name, f"{gain['mean']:+.3f}", bounds, str(gain["pairs"]))
     Console().print(table)
+    for kind, reasons in found["left_out"].items():
+        counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
+        Console().print(f"left out with guide {kind}: {counts}", highlight=False)

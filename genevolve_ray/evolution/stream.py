@@ -16,7 +16,7 @@ from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.metrics import drawn_metrics
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.normalising import normalise_group
-from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_reason
+from genevolve_ray.evolution.outage import Patience, check_prompts_fit, has_failed, is_lost, main_reason
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
@@ -107,8 +107,8 @@ class RolloutStream:
     async def take(self, step: int) -> Batch:
         """Return the batch of a step as soon as enough fresh groups are judged.
 
-        A batch whose groups all failed from outside is drawn anew after a wait. Raises the error of a rollout, and
-        OutageError.
+        A batch whose groups all failed from outside is drawn anew after a wait. Raises the error of a rollout, OutageError,
+        and UserFault where no prompt of the batch fits.
         """
         size, discarded = self._config.loop.requests_per_step, self.flow.discarded
         self._next, self._spent = step - 1, False
@@ -117,6 +117,7 @@ class RolloutStream:
         chosen = await self._filled(size)
         while is_lost([self._groups[number] for number in chosen]):
             failures = [t for number in chosen for t in self._groups[number].trajectories]
+            check_prompts_fit(f"step {step}", failures)
             await self._patience.wait(f"all samples of step {step}", main_reason(failures))
             self._draw_again()
             self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
