@@ -77,9 +77,9 @@ def _order(given: str) -> EntryOrder:
 
 
 def best_and_worst(group: GroupEntry) -> dict[str, str]:
-    """Return `best` and `worst` by the addresses of samples; nothing where all rewards are equal."""
+    """Return `best` and `worst` by the addresses of samples; nothing where all rewards are equal, or for re-draws."""
     scored = [entry for entry in group.members if entry.reward is not None]
-    if not group.spread:
+    if not group.spread or group.set == REDRAWS:
         return {}
     best = next(entry for entry in scored if entry.reward == group.best)
     worst = next(entry for entry in scored if entry.reward == group.worst)
@@ -116,13 +116,13 @@ def build_group(request: PageRequest) -> dict[str, Any]:
 
 
 def _samples(index: RunIndex, group: GroupEntry) -> list[GroupSample]:
-    """Return the samples of a group in its order; guided re-draws are compared with nothing among themselves."""
+    """Return the samples of a group in its order."""
     members = load_group(index, group)
     asked = stored_request(index.store, group.request_id)
     trained = next((entry.trained for entry in group.members if entry.trained is not None), None)
     truth = stored_truth(index.store, group.request_id, trained)
     earned = advantages(index.store, group, members)
-    marks = {} if group.set == REDRAWS else best_and_worst(group)
+    marks = best_and_worst(group)
     return [
         GroupSample(
             e, tell(members[e.address], request=asked, truth=truth), earned.get(e.address), marks.get(e.address, "")

@@ -81,6 +81,7 @@ def test_the_page_of_one_shows_the_guide_and_its_tokens_have_no_advantage(
 
 def test_the_list_marks_them(client: TestClient) -> None:
     page = parsed(client.get("/run/groups?set=redraws").text)
+    assert page.count("li", _class="sample ") == 2, "none is the best or the worst of a group"
     assert "guided re-draws of step 2" in page.words and "1 group with a sample that fits" in page.words
 
 
