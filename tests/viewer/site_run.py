@@ -77,11 +77,13 @@ def store_site_run(
     guidance: str = "search the facts first",
     samples: int = 3,
     redraws: int = 0,
+    lag: int = 0,
     config: dict[str, Any] | None = None,
 ) -> Path:
     """Write a run of two steps: in the first a group teaches a card, in the second its request recalls it.
 
-    In the second step, `redraws` further attempts have this card in their prompts.
+    In the second step, `redraws` further attempts have this card in their prompts. Groups are of a round `lag` steps before
+    that which trains on them.
     """
     judged = [t for t in (*data.after, *data.before) if t.verdict is not None and t.reward is not None]
     settings = {"reward": {}, "learner": {"advantage": {"ddof": 1}}, "policy": {"model": "elsewhere"}} | (config or {})
@@ -89,12 +91,12 @@ def store_site_run(
         for step in (1, 2):
             members = judged[(step - 1) * samples : step * samples]
             for sample, trajectory in enumerate(members):
-                key = {"step": step, "request_id": request_id, "sample": sample, "attempt": 0}
+                key = {"step": step - lag, "request_id": request_id, "sample": sample, "attempt": 0}
                 trajectory.key = trajectory.key.model_copy(update=key)
                 for ref in (trajectory.rendered, *(hit.image for hit in trajectory.images.values())):
                     _keep(store, data, ref)
                 change(trajectory)
-            group = Group(request_id, step, members)
+            group = Group(request_id, step - lag, members)
             store.put_group(group, step - 1)
             card = Experience(
                 trigger=guidance,
@@ -112,7 +114,7 @@ def store_site_run(
             if step == 2:  # The first is as a run of before truths were kept.
                 state["truths"] = {request_id: truth_of(data).model_dump(mode="json")}
                 drawn = [_guided(t, samples + place) for place, t in enumerate(members[:redraws])]
-                state |= redraw_state(store, step, [Group(request_id, step, drawn)] if drawn else [])
+                state |= redraw_state(store, step, [Group(request_id, step - lag, drawn)] if drawn else [])
             store.commit_step(step, [group], {"reward_mean": 0.4 + step / 10}, f"s{step}", loop=state)
         kept = judged[2 * samples :]
         store.put_requests("heldout", data.requests)

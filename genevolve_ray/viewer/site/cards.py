@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from genevolve_ray.records.experience import Use
 from genevolve_ray.viewer.experience import Bundle, group_experience
-from genevolve_ray.viewer.site.entries import REDRAWS, TRAINING, GroupEntry, group_address
+from genevolve_ray.viewer.site.entries import REDRAWS, TRAINING, GroupEntry
 from genevolve_ray.viewer.site.index import RunIndex
 
 USES = 12
@@ -46,11 +46,11 @@ def cards_of(index: RunIndex, group: GroupEntry) -> tuple[ExperienceCard | None,
     trained = next((entry.trained for entry in group.members if entry.trained is not None), None)
     written, recalled = group_experience(index.store, group.step if trained is None else trained, group.request_id)
     if group.set == REDRAWS:
-        return None, experience_card(recalled)
-    return experience_card(written), experience_card(recalled) if recalled is not written else None
+        return None, experience_card(recalled, index)
+    return experience_card(written, index), experience_card(recalled, index) if recalled is not written else None
 
 
-def experience_card(bundle: Bundle | None) -> ExperienceCard | None:
+def experience_card(bundle: Bundle | None, index: RunIndex) -> ExperienceCard | None:
     """Return a bundle as a page shows it, None for none."""
     if bundle is None:
         return None
@@ -58,8 +58,8 @@ def experience_card(bundle: Bundle | None) -> ExperienceCard | None:
     uses = sorted(bundle.uses, key=lambda use: (use.own, use.step, use.request_id))
     return ExperienceCard(
         bundle,
-        group_address(TRAINING, lesson.step, lesson.request_id),
+        index.trained_group(lesson.step, lesson.request_id),
         tuple((lesson.layout.slots[name], bullets) for name, bullets in lesson.guidance.items()),
-        tuple(CardUse(use, group_address(TRAINING, use.step, use.request_id)) for use in uses[:USES]),
+        tuple(CardUse(use, index.trained_group(use.step, use.request_id)) for use in uses[:USES]),
         len(uses[USES:]),
     )

@@ -261,6 +261,15 @@ class RunIndex:
         with self.reading() as connection:
             return queries.group(connection, address) if is_address(address) else None
 
+    def trained_group(self, step: int, request_id: str) -> str:
+        """Return the address of the group of a request that a step trained on; it may have been leased in an earlier round.
+
+        Before that group is indexed, the address is that of a group of the step's own round.
+        """
+        with self.reading() as connection:
+            found = queries.trained_group(connection, step, request_id, TRAINING)
+        return found or group_address(TRAINING, step, request_id)
+
     def load(self, address: str) -> Trajectory:
         """Return a whole trajectory.
 

@@ -85,6 +85,22 @@ def test_the_list_marks_them(client: TestClient) -> None:
     assert "guided re-draws of step 2" in page.words and "1 group with a sample that fits" in page.words
 
 
+def test_groups_of_an_earlier_round_than_their_step_have_their_cards_and_guides(
+    report_data: ReportData, tmp_path: Path
+) -> None:
+    """Dynamic sampling and asynchronous runs train on groups that were leased in an earlier round."""
+    run = store_site_run(tmp_path / "run", report_data, redraws=2, lag=1)
+    first, second = (group_address("train", round_, REQUEST) for round_ in (0, 1))
+    with open_run(run, tmp_path / "scratch") as opened:
+        site = client_of(opened)
+        taught = parsed(site.get(f"/run/group/{second}").text)
+        assert taught.sections == ["samples", "redraws", "components", "recalled"]
+        links = links_of(site.get(f"/run/group/{second}").text, "group/")
+        assert f"/run/group/{first}" in links and all(site.get(link).status_code == 200 for link in links)
+        guided = site.get(f"/run/group/{group_address(REDRAWS, 1, REQUEST)}").text
+        assert "Guide in the prompts of these attempts" in guided and f"/run/group/{first}" in guided
+
+
 def test_the_report_shows_those_of_the_last_step_with_their_guide(folder: Path) -> None:
     page = parsed(render_report(load_report_data(folder)))
     assert "redraws" in page.sections
