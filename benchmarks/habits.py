@@ -88,7 +88,7 @@ async def measure(count: int, world_seed: int) -> Rewards:
 
 def summary(rewards: Rewards) -> dict[str, dict[str, float]]:
     """Return the mean of each wording with each generator, and what the preferred wordings add, with intervals."""
-    none = [0.0] * len(next(iter(rewards.values())))
+    none: Sequence[float] = [0.0] * len(next(iter(rewards.values())))
     rows = {f"{kind} wordings, generator {name}": (none, scores) for (kind, name), scores in rewards.items()}
     rows["preferred - random wordings, generator with habits"] = rewards[RANDOM, HABITS], rewards[PREFERRED, HABITS]
     return {name: paired_interval(before, after, seed=0).model_dump() for name, (before, after) in rows.items()}
