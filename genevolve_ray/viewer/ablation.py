@@ -109,7 +109,7 @@ class WorldRow:
 
 
 @dataclass(frozen=True)
-class WorldPart:
+class ComparedWorld:
     """Hold what a page shows of one test world; `gaps` are differences at the last step, `areas` those of areas."""
 
     name: str
@@ -209,7 +209,7 @@ def _differences(found: object, arms: Mapping[str, Mapping[str, Any]]) -> list[G
     )
 
 
-def _worlds(result: Mapping[str, Any], colours: Mapping[str, int]) -> list[WorldPart]:
+def _worlds(result: Mapping[str, Any], colours: Mapping[str, int]) -> list[ComparedWorld]:
     """Return each test world alone; none where only one was tested, which the whole result is about."""
     parts = []
     for place, (world, found) in enumerate(mapping_of(result.get("worlds")).items()):
@@ -230,7 +230,7 @@ def _worlds(result: Mapping[str, Any], colours: Mapping[str, int]) -> list[World
             f"validation-{place}",
         )
         gaps, areas = _differences(found, arms), _differences(mapping_of(found).get("areas"), {})
-        parts.append(WorldPart(str(world), rows, scale.inner(), curves, gaps, areas))
+        parts.append(ComparedWorld(str(world), rows, scale.inner(), curves, gaps, areas))
     return parts
 
 
