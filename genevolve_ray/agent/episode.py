@@ -62,7 +62,7 @@ async def run_episode(
     A valid program ends as PENDING (not judged yet). No program, or an invalid one, is a POLICY_FAILURE with its
     reason: an answer is final, valid or not, unless the profile retries broken ones. Three cases are an INFRA_FAILURE,
     which is unrelated to the policy: a tool whose source gave up, a chat endpoint that gave up, and a request whose
-    prompt does not fit.
+    prompt does not fit, with its guide where it has one. The last ends as PROMPT_TOO_LONG: it is not to be tried again.
 
     Args:
         request: what to draw; only its prompt is shown to the policy.
@@ -124,7 +124,7 @@ class _Episode:
         try:
             self.session.begin(messages, self.profile.max_prompt_tokens)
         except PromptTooLong as error:
-            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, str(error))
+            self._end(Outcome.INFRA_FAILURE, Termination.PROMPT_TOO_LONG, str(error))
             return
         for turn in range(self.profile.max_turns):
             self.turn = turn
@@ -310,7 +310,7 @@ class _Episode:
         Before the first turn the request is the cause, after it the policy's own use of tokens.
         """
         if self.turn == 0:
-            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, message)
+            self._end(Outcome.INFRA_FAILURE, Termination.PROMPT_TOO_LONG, message)
         else:
             self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER, message)
 

@@ -95,9 +95,11 @@ def _world(runs: Mapping[str, ArmRuns], world: int) -> dict[str, Any]:
     arms = {}
     for label, found in runs.items():
         table, heights = found.table([world]), found.area_table([world])
+        seeds = [curves[world] for curves in found.curves if curves.get(world)]
         arms[label] = nested_interval(table, seed=0).model_dump() | {
             "per_seed": [float(x) for x in np.nanmean(table, axis=1)],
-            "curve": _mean_curve([curves[world] for curves in found.curves if curves.get(world)]),
+            "curve": _mean_curve(seeds),
+            "curves": seeds,
             "area": None if heights is None else nested_interval(heights, seed=0).model_dump(),
         }
     return {"arms": arms} | _gaps(runs, [world], [world])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -119,14 +120,17 @@ async def measure_guides(
     """Return the reward of a policy without a guide and the gain of each kind of guide, with intervals over requests.
 
     Each request has the same random seeds with and without a guide, and `samples` samples of both, which count as one by
-    their mean. `differences` compares kinds on the requests that have both.
+    their mean. `differences` compares kinds on the requests that have both. `left_out` counts the samples without a score,
+    by kind and reason: `too_long`, where a guide makes the prompt too long, or `failed` from outside.
     """
-    plain = await _means(config, rollouts, requests, {}, samples)
+    plain, lost = await _means(config, rollouts, requests, {}, samples)
+    left_out = {"none": lost}
     gains: dict[str, dict[str, float]] = {}
     for kind, found in guides.items():
-        guided = await _means(config, rollouts, [r for r in requests if r.id in found], found, samples)
+        guided, left_out[kind] = await _means(config, rollouts, [r for r in requests if r.id in found], found, samples)
         gains[kind] = {name: score - plain[name] for name, score in guided.items() if name in plain}
     result: dict[str, Any] = {"reward": fmean(plain.values()) if plain else None, "requests": len(plain)}
+    result["left_out"] = {kind: reasons for kind, reasons in left_out.items() if reasons}
     result["lift"] = {kind: _interval(list(found.values())) for kind, found in gains.items()}
     result["differences"] = {}
     for one, other in COMPARED:
@@ -151,20 +155,24 @@ async def _means(
     requests: Sequence[Request],
     guides: Mapping[str, Experience],
     samples: int,
-) -> dict[str, float]:
-    """Return the mean score of each request that has one, guided where `guides` has its guide."""
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Return the mean score of each request that has one, guided where `guides` has its guide, and what is left out."""
     found: dict[str, list[float]] = {}
+    lost: Counter[str] = Counter()
     for number in range(samples):
         played = await _play(config, rollouts, requests, guides, "lift" if not number else f"lift-{number}")
-        for name, score in played.items():
-            found.setdefault(name, []).append(score)
-    return {name: fmean(scores) for name, scores in found.items()}
+        for trajectory in played:
+            if _scored(trajectory):
+                found.setdefault(trajectory.key.request_id, []).append(trajectory.score)
+            else:
+                lost["failed" if trajectory.repeatable else "too_long"] += 1
+    return {name: fmean(scores) for name, scores in found.items()}, dict(lost)
 
 
 async def _gains(
     config: EvolutionConfig, rollouts: RolloutPort, requests: Sequence[Request], guides: Mapping[str, Experience]
 ) -> list[float]:
-    without, guided = [await _play(config, rollouts, requests, used, "lift") for used in ({}, guides)]
+    (without, _), (guided, _) = [await _means(config, rollouts, requests, used, 1) for used in ({}, guides)]
     return [guided[i] - without[i] for i in without if i in guided]
 
 
@@ -174,8 +182,8 @@ async def _play(
     requests: Sequence[Request],
     guides: Mapping[str, Experience],
     split: str,
-) -> dict[str, float]:
-    """Return the scores of requests, each with its guide where it has one; samples that failed from outside are left out."""
+) -> list[Trajectory]:
+    """Return a sample of each request, with its guide where it has one."""
 
     def adjust(task: RolloutTask) -> RolloutTask:
         guide = guides.get(task.request.id)
@@ -183,7 +191,7 @@ async def _play(
 
     sampling = SamplingParams(temperature=config.sampling.temperature, top_p=config.sampling.top_p)
     options: dict[str, Any] = {"run_seed": config.seed, "sampling": sampling, "split": split, "adjust": adjust}
-    return {t.key.request_id: t.score for t in await evaluate(requests, rollouts, **options) if _scored(t)}
+    return await evaluate(requests, rollouts, **options)
 
 
 def _scored(trajectory: Trajectory) -> bool:

@@ -45,12 +45,14 @@ class LiftOptions:
 
 
 def lift_run(run: Path, options: LiftOptions) -> dict[str, Any]:
-    """Measure the lift of each kind of guide for one or two policies of a run, print it and write it as JSON.
+    """Measure the lift of each kind of guide for one or two policies of a run, print it, and write it as JSON and as a page.
 
     Raises:
         UserFault: for a run without experience, or a step without a checkpoint.
         StoreError: for a folder that is no run, or a corrupt file.
     """
+    from genevolve_ray.viewer.lift import write_lifts
+
     store = RunStore.read(str(run))
     step = _step(store, run, options.step)
     out = options.out or run / f"lift-{step:06d}.json"
@@ -66,7 +68,7 @@ def lift_run(run: Path, options: LiftOptions) -> dict[str, Any]:
             print_lift(name, found)
     result = {"run": str(run), "step": step, "policies": measured}
     write_object(out, result)
-    print(out)
+    print(f"{out}\nreport: {write_lifts(result, out.with_suffix('.html'))}")
     return result
 
 
@@ -128,3 +130,6 @@ def print_lift(policy: str, found: dict[str, Any]) -> None:
             bounds = f"{gain['low']:+.3f} to {gain['high']:+.3f}"
             table.add_row(name, f"{gain['mean']:+.3f}", bounds, str(gain["pairs"]))
     Console().print(table)
+    for kind, reasons in found["left_out"].items():
+        counts = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons.items())
+        Console().print(f"left out with guide {kind}: {counts}", highlight=False)

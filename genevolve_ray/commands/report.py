@@ -33,6 +33,10 @@ def write_page_of(path: Path, roots: Sequence[Path] = (), out: Path | None = Non
         from genevolve_ray.viewer.ablation import write_ablation
 
         return found, write_ablation(read_object(path), out or path.with_suffix(".html"))
+    if found.kind is OutputKind.LIFT:
+        from genevolve_ray.viewer.lift import write_lifts
+
+        return found, write_lifts(read_object(path), out or path.with_suffix(".html"))
     if found.kind is OutputKind.SUITE:
         from genevolve_ray.viewer.suite import write_suite
 

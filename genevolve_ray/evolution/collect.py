@@ -82,8 +82,8 @@ async def collect_group(
     """Draw K rollouts of one request.
 
     A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts`
-    times. A sample that still fails stays in the group as such: it has no reward and is never trained on. The whole
-    group shares one render seed and one renderer. Judges of groups are asked once every sample has ended.
+    times, unless its prompt is too long. A sample that still fails stays in the group as such: it has no reward and is
+    never trained on. The whole group shares one render seed and one renderer. Judges of groups are asked once every sample has ended.
 
     Args:
         request: the request.
@@ -123,7 +123,7 @@ async def collect_group(
             attempts.append(await rollouts.rollout(adjust(task)))
             if on_trajectory:
                 on_trajectory(attempts[-1])
-            if attempts[-1].outcome is not Outcome.INFRA_FAILURE:
+            if not attempts[-1].repeatable:
                 break
         return attempts
 
@@ -189,7 +189,7 @@ async def evaluate(
                     renderer=renderer,
                 )
                 trajectory = await rollouts.rollout(adjust(task))
-                if trajectory.outcome is not Outcome.INFRA_FAILURE:
+                if not trajectory.repeatable:
                     break
             if on_trajectory:
                 on_trajectory(trajectory)

@@ -59,7 +59,9 @@ class RequestCurriculumConfig(Config):
         """Return the weight of a request with a running mean, None before its first draw."""
         if mean is None:
             return 1.0
-        return max(self.floor, math.exp(-(((mean - self.target) / self.width) ** 2) / 2))
+        # Far beyond the floor; the square of a greater number would overflow.
+        distance = min(abs(mean - self.target) / self.width, 1e9)
+        return max(self.floor, math.exp(-(distance**2) / 2))
 
 
 class CurriculumState(Record):

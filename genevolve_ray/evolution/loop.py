@@ -26,7 +26,7 @@ from genevolve_ray.evolution.metrics import (
     warnings_of,
 )
 from genevolve_ray.evolution.monitor import Monitor
-from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
+from genevolve_ray.evolution.outage import Patience, Remainder, check_prompts_fit, main_reason
 from genevolve_ray.evolution.overlap import Comparisons, Overlap, part_state
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
@@ -36,14 +36,14 @@ from genevolve_ray.evolution.ports import (
     RequestSource,
     RolloutPort,
 )
-from genevolve_ray.evolution.redraws import check_panel, draw_again, last_attempts, redraw_metrics
+from genevolve_ray.evolution.redraws import check_panel, draw_again, left_out, redraw_metrics
 from genevolve_ray.evolution.restore import restore, revive
 from genevolve_ray.evolution.store.lessons import lesson_state, redraw_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.telemetry.watching import UNHEARD, StreamListener
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.records.trajectory import Group, Trajectory
 
 
 @dataclass
@@ -202,8 +202,8 @@ class Evolution:
             on_begin=lambda count: self.monitor.phase("redraws", 0, count),
             on_trajectory=self.monitor.trajectory,
         )
-        if failed := [t for t in last_attempts(redraws) if t.outcome is Outcome.INFRA_FAILURE]:
-            self.monitor.note(f"step {step}: {len(failed)} re-draws failed from outside: {main_reason(failed)}")
+        for note in left_out(redraws):
+            self.monitor.note(f"step {step}: {note}")
         settings, every = self.config.experience, [*batch.drawn.values(), *redraws]
         metrics = redraw_metrics(batch.groups, redraws, settings.redraws, settings.min_gap)
         metrics |= usage_metrics([t for group in every for t in group.trajectories])
@@ -269,7 +269,8 @@ class Evolution:
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:
         """Draw one rollout of each request with the current weights, sampled as in training.
 
-        Samples that failed from outside are drawn again after a wait, as `Remainder` decides. Raises OutageError.
+        Samples that failed from outside are drawn again after a wait, as `Remainder` decides. Raises OutageError, and
+        UserFault where no prompt fits.
         """
         rest = Remainder(len(requests))
         while rest.places:
@@ -283,6 +284,7 @@ class Evolution:
                 on_trajectory=self.monitor.trajectory,
                 generations=self.generations,
             )
+            check_prompts_fit(f"the {split} requests", drawn)
             if rest.settles(drawn, self.patience.left):
                 self.patience.over()
                 break

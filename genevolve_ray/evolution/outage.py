@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import monotonic
 
-from genevolve_ray.errors import OutageError
+from genevolve_ray.errors import OutageError, UserFault
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
-from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, Termination, Trajectory
 
 FIRST_WAIT = 1.0
 """Seconds before the first new try; they double with every further one."""
@@ -99,8 +99,26 @@ def is_lost(groups: Sequence[Group]) -> bool:
 
 
 def has_failed(group: Group) -> bool:
-    """Return whether a group lacks the score of some sample."""
-    return len(group.scores()) < max(2, group.samples)
+    """Return whether a group lacks the score of some sample that may yet get one: whose prompt fits."""
+    return len(group.scores()) + len(too_long(group.trajectories)) < max(2, group.samples)
+
+
+def too_long(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    """Return the trajectories that ended because their prompt does not fit."""
+    return [t for t in trajectories if t.termination is Termination.PROMPT_TOO_LONG]
+
+
+def check_prompts_fit(work: str, trajectories: Sequence[Trajectory]) -> None:
+    """Check that some work does not fail for its prompts alone, which no further try would change.
+
+    Raises:
+        UserFault: when every one of the trajectories has a prompt that is too long; `work` names them.
+    """
+    if trajectories and len(too_long(trajectories)) == len(trajectories):
+        raise UserFault(
+            f"{work}: no prompt fits: {main_reason(trajectories)}; raise max_prompt_tokens of the profile, or "
+            "engine.max_model_len"
+        )
 
 
 def main_reason(trajectories: Iterable[Trajectory]) -> str:
@@ -128,7 +146,7 @@ class Remainder:
         `patience` is how long the run may still wait, in seconds.
         """
         self._found |= dict(zip(self.places, drawn, strict=True))
-        failed = [place for place in self.places if self._found[place].outcome is Outcome.INFRA_FAILURE]
+        failed = [place for place in self.places if self._found[place].repeatable]
         self._fruitless = self._fruitless + 1 if len(failed) == len(self.places) else 0
         self.places = failed
         if failed and not any(t.outcome is Outcome.SCORED for t in self._found.values()):

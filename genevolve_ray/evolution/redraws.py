@@ -19,6 +19,7 @@ from genevolve_ray.evolution.collect import OnTrajectory, SampleLimits, collect_
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.judging import Panel
+from genevolve_ray.evolution.outage import main_reason, too_long
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.learning.advantage import AdvantageConfig, redraw_advantages
@@ -142,10 +143,17 @@ def guided_task(task: RolloutTask, lesson: Lesson, step: int, run_seed: int, aft
     )
 
 
-def last_attempts(redraws: Sequence[Group]) -> list[Trajectory]:
-    """Return the last attempt of every re-draw: one that failed from outside was not drawn again."""
-    found = {(t.key.request_id, t.key.sample): t for group in redraws for t in group.trajectories}
-    return list(found.values())
+def left_out(redraws: Sequence[Group]) -> list[str]:
+    """Return why some re-draws have no reward, one text for each kind of reason; empty where all have one."""
+    last = {(t.key.request_id, t.key.sample): t for group in redraws for t in group.trajectories}
+    long = too_long(last.values())
+    failed = [t for t in last.values() if t.repeatable]
+    why = "re-draws left out, because the guide makes the prompt too long"
+    return [
+        f"{len(found)} {what}: {main_reason(found)}"
+        for found, what in ((long, why), (failed, "re-draws failed from outside"))
+        if found
+    ]
 
 
 def comparable(group: Group, redraws: Group) -> list[Trajectory]:
@@ -159,17 +167,20 @@ def redraw_metrics(
 ) -> dict[str, float]:
     """Return the metrics of a step's re-draws; rewards are means over those that compare with their group.
 
-    `redraw_gain` is the mean reward above that of the group's own attempts. `redraw_failures` counts samples that failed
-    from outside, or were drawn with another renderer or judge than their group, as after a swap.
+    `redraw_gain` is the mean reward above that of the group's own attempts. `redraw_too_long` counts samples that were left
+    out because the guide makes the prompt too long. `redraw_failures` counts those that failed from outside, or were drawn
+    with another renderer or judge than their group, as after a swap.
     """
     own = {group.request_id: group for group in groups}
     pairs = [(own[drawn.request_id], t) for drawn in redraws for t in comparable(own[drawn.request_id], drawn)]
     samples = sum(drawn.samples for drawn in redraws)
+    long = sum(len(too_long(drawn.trajectories)) for drawn in redraws)
     metrics = {
         "redraw_stuck_groups": float(sum(is_stuck(group, config, min_gap) for group in groups)),
         "redraw_groups": float(len(redraws)),
         "redraw_samples": float(samples),
-        "redraw_failures": float(samples - len(pairs)),
+        "redraw_too_long": float(long),
+        "redraw_failures": float(samples - len(pairs) - long),
         "redraw_winners": float(sum(_wins(group, t, config.min_gap or min_gap) for group, t in pairs)),
     }
     if pairs:

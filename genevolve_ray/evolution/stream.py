@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.buffer import GroupBuffer
 from genevolve_ray.evolution.collect import SampleLimits, collect_group, distinct
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
@@ -16,7 +17,7 @@ from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.metrics import drawn_metrics
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.normalising import normalise_group
-from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_reason
+from genevolve_ray.evolution.outage import Patience, check_prompts_fit, is_lost, main_reason
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
@@ -87,15 +88,11 @@ class RolloutStream:
         self.flow = Flow(settings, stored_flow(store, version, settings))
         self._staleness = loop.max_staleness
         self._slots = asyncio.Semaphore(loop.max_running or settings.batch * loop.group_size * (loop.max_staleness + 1))
-        self._groups: dict[int, Group] = {}
-        self._oldest: dict[int, int | None] = {}
-        """Of each buffered group, so that its tokens are searched once."""
+        self._buffer = GroupBuffer(version)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._limits: dict[int, SampleLimits] = {}
         self._ended_oldest: dict[int, int] = {}
         """Of each running lease with samples that have ended: the oldest version behind their tokens."""
-        self._next = version
-        """The version that will learn from the next batch."""
         self._dynamic = loop.dynamic_sampling
         self._spent = False
         """Whether no further request is new to the batch, so that dynamic sampling takes it as it is."""
@@ -107,30 +104,29 @@ class RolloutStream:
     async def take(self, step: int) -> Batch:
         """Return the batch of a step as soon as enough fresh groups are judged.
 
-        A batch whose groups all failed from outside is drawn anew after a wait. Raises the error of a rollout, and
-        OutageError.
+        A batch whose groups all failed from outside is drawn anew after a wait. Raises the error of a rollout, OutageError,
+        and UserFault where no prompt of the batch fits.
         """
         size, discarded = self._config.loop.requests_per_step, self.flow.discarded
-        self._next, self._spent = step - 1, False
+        self._buffer.next, self._spent = step - 1, False
         self._settle()
-        self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
         chosen = await self._filled(size)
-        while is_lost([self._groups[number] for number in chosen]):
-            failures = [t for number in chosen for t in self._groups[number].trajectories]
+        while is_lost([self._buffer[number] for number in chosen]):
+            failures = [t for number in chosen for t in self._buffer[number].trajectories]
+            check_prompts_fit(f"step {step}", failures)
             await self._patience.wait(f"all samples of step {step}", main_reason(failures))
             self._draw_again()
-            self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
             chosen = await self._filled(size)
         self._patience.over()
         if await self._cut():
             chosen = self._choose(size)
         given_up = self.flow.discarded - discarded
-        ages = [self._lag(self._oldest[number]) for number in chosen]
-        drawn = {number: self._groups[number] for number in sorted({*chosen, *self.flow.aside})}
+        ages = [self._buffer.age(number) for number in chosen]
+        drawn = self._buffer.of(sorted({*chosen, *self.flow.aside}))
         equal = len(self.flow.aside & set(chosen))
         for number in drawn:
             self._close(number, consumed=number in chosen)
-        self._next = step
+        self._buffer.next = step
         self.flow.check()
         self._listener.samples(self.flow.counts)
         requests = [self._requests.train(number) for number in chosen]
@@ -142,8 +138,7 @@ class RolloutStream:
 
     def _close(self, number: int, *, consumed: bool) -> None:
         """Consume a buffered lease in a step, or drop its group for good."""
-        group = self._groups.pop(number)
-        del self._oldest[number]
+        group = self._buffer.pop(number)
         self._redrawn.pop(number, None)
         if consumed:
             self.flow.consume(number)
@@ -159,8 +154,9 @@ class RolloutStream:
 
     async def _filled(self, size: int) -> list[int]:
         """Return the leases of a full batch as soon as there are enough."""
+        self._monitor.phase("rollouts", 0, max(0, size - len(self._buffer)) * self._config.loop.group_size)
         while len(chosen := self._choose(size)) < size:
-            self._offer({number: self._groups[number] for number in chosen})
+            self._offer(self._buffer.of(chosen))
             self._ended.clear()
             await self._ended.wait()
             self._settle()
@@ -168,9 +164,8 @@ class RolloutStream:
 
     def _draw_again(self) -> None:
         """Begin every buffered lease anew that lacks the score of a sample."""
-        for number in [n for n, group in self._groups.items() if has_failed(group)]:
-            self._store.withdraw_group(self._groups.pop(number))
-            del self._oldest[number]
+        for number in self._buffer.failed():
+            self._store.withdraw_group(self._buffer.pop(number))
             self._redrawn[number] = self._redrawn.get(number, 0) + 1
             self.flow.again(number)
         self._settle()
@@ -181,11 +176,10 @@ class RolloutStream:
             del self._limits[number]
             self._ended_oldest.pop(number, None)
             self._tasks.pop(number).result()
-        for number in [n for n in self._groups if self._lag(self._oldest[n]) > self._staleness]:
+        for number in self._buffer.stale(self._staleness):
             self.flow.discard(number)
-            self._store.forget_group(self._groups.pop(number))
-            del self._oldest[number]
-        while self.flow.room(self._next) and (lease := self._lease()) is not None:
+            self._store.forget_group(self._buffer.pop(number))
+        while self.flow.room(self._buffer.next) and (lease := self._lease()) is not None:
             self._limits[lease] = self._limits_of(lease)
             self._tasks[lease] = asyncio.create_task(self._draw(lease), name=f"lease {lease}")
             self._tasks[lease].add_done_callback(lambda _: self._ended.set())
@@ -218,7 +212,7 @@ class RolloutStream:
         They continue without their stragglers. The step already has its batch, so it could not have waited for any
         dropped sample.
         """
-        last = [n for n, oldest in self._ended_oldest.items() if self._lag(oldest) >= self._staleness]
+        last = [n for n, oldest in self._ended_oldest.items() if self._buffer.lag(oldest) >= self._staleness]
         for number in last:
             self._limits[number].cut()
         if last:
@@ -227,24 +221,18 @@ class RolloutStream:
         return bool(last)
 
     def _choose(self, size: int) -> list[int]:
-        """Return the leases that a step takes, in order: one group of a request, and the oldest first.
-
-        The oldest are the next to become stale. Groups that are set aside come last, once nothing else can come.
+        """Return the leases that a step takes, in order; those that are set aside once nothing else can come.
 
         Raises:
             StoreError: when dynamic sampling has spent the requests before a batch of different ones was there.
         """
-        aside = self.flow.aside
-        ready = [n for n in self._groups if n not in aside or not self.flow.running]
-        chosen: dict[str, int] = {}
-        for number in sorted(ready, key=lambda n: (n in aside, -self._lag(self._oldest[n]), n)):
-            chosen.setdefault(self._groups[number].request_id, number)
+        chosen = self._buffer.in_turn(self.flow.aside, all_of_them=not self.flow.running)
         if self._spent and not self.flow.running and len(chosen) < size:
             raise StoreError(
                 f"dynamic sampling finds {len(chosen)} different requests for a step: loop.requests_per_step={size} is "
                 "too many for so few training requests"
             )
-        return sorted(list(chosen.values())[:size])
+        return sorted(chosen[:size])
 
     def _check_round(self, number: int) -> None:
         """Check the requests of a round when its first lease begins. Raises StoreError for a duplicate."""
@@ -274,17 +262,16 @@ class RolloutStream:
             self._listener.samples(self.flow.counts)
             return
         normalise_group(group, self._config.reward)
-        self._oldest[number] = oldest = oldest_version(*group.trajectories)
-        self._store.put_group(group, oldest or 0)
+        self._store.put_group(group, oldest_version(*group.trajectories) or 0)
         self.flow.hold(number, group.samples)
-        self._groups[number] = group
+        self._buffer.put(number, group)
         self._set_aside(number)
         self._listener.judged(group)
         self._listener.samples(self.flow.counts)
 
     def _set_aside(self, number: int) -> None:
         """Set a buffered group aside that dynamic sampling would rather replace."""
-        if self._dynamic.drops(self._groups[number]):
+        if self._dynamic.drops(self._buffer[number]):
             self.flow.set_aside(number)
 
     def _hear(self, number: int, trajectory: Trajectory) -> None:
@@ -294,7 +281,7 @@ class RolloutStream:
 
     def _leave_out_stale(self, number: int, group: Group) -> None:
         """Remove samples from a group that ended with tokens too old for the next batch, to keep the others."""
-        stale = {t.key.sample for t in group.trajectories if self._lag(oldest_version(t)) > self._staleness}
+        stale = {t.key.sample for t in group.trajectories if self._buffer.lag(oldest_version(t)) > self._staleness}
         for _ in stale:
             self.flow.drop(number)
         group.trajectories[:] = [t for t in group.trajectories if t.key.sample not in stale]
@@ -330,7 +317,7 @@ class RolloutStream:
                 self.flow.discard(number)
                 self._store.forget_group(group)
             else:
-                self._groups[number], self._oldest[number] = group, oldest_version(*group.trajectories)
+                self._buffer.put(number, group)
                 self._set_aside(number)
 
     def _is_closed(self, group: Group, size: int) -> bool:
@@ -347,10 +334,6 @@ class RolloutStream:
             if self._requests.train(number).id == group.request_id:
                 return number
         raise StoreError(f"round {group.step} holds a group of request {group.request_id!r}, which was never leased")
-
-    def _lag(self, oldest: int | None) -> int:
-        """Return the number of versions that a token lags behind the policy that learns from the next batch."""
-        return 0 if oldest is None else self._next - oldest
 
     def _metrics(self, ages: list[int], discarded: int) -> dict[str, float]:
         counts = self.flow.counts()

@@ -105,8 +105,10 @@ def calibrate(
         about: the other fields of the result.
 
     Raises:
-        ValueError: for too few bundles.
+        ValueError: for too few bundles, or no request that asks.
     """
+    if not queries:
+        raise ValueError("a calibration needs requests that ask")
     if len(bundles) < LEAST_BUNDLES:
         raise ValueError(f"{len(bundles)} bundles are too few: a calibration needs {LEAST_BUNDLES}")
     texts = _Bullets([*bundles, *references], merge.alike)

@@ -119,8 +119,9 @@ class Gateway:
     # --- the loop's side ---
 
     async def answer(self, task: RolloutTask, patience: float | None) -> Trajectory:
-        """Return the trajectory of any worker; see `LeaseTable.answer`."""
-        return await self.lease_table.answer(task, patience)
+        """Return the trajectory of any worker; see `LeaseTable.answer`. A sample whose prompt is too long is not leased."""
+        ended = await self._inspector.without_room(task)
+        return ended if ended is not None else await self.lease_table.answer(task, patience)
 
     async def publish(self, folder: str, version: int, probe: Probe) -> None:
         """Offer a version to the workers."""

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import ProtocolProfile, built_in
 from genevolve_ray.engines.protocol import PromptImage
+from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.config import TrustConfig
 from genevolve_ray.gateway.leases import Call, SampleLease
 from genevolve_ray.gateway.logprobs import Scorer, Scores
 from genevolve_ray.gateway.meters import WorkerMeter
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
-from genevolve_ray.gateway.replay import check_columns, rebuild
+from genevolve_ray.gateway.replay import check_columns, rebuild, without_room
 from genevolve_ray.gateway.trust import TOLERANCES, Calibration, logprob_gap
 from genevolve_ray.gateway.versions import VersionStore
 from genevolve_ray.gateway.wire import Push, read_push
@@ -65,6 +66,13 @@ class Inspector:
         self._mean, self._largest = config.mean_tolerance or mean, config.token_tolerance or largest
         self._calibrations: dict[str, Calibration] = {}
         self._dice = random.SystemRandom()  # the sample of scored trajectories must be unpredictable outside
+
+    async def without_room(self, task: RolloutTask) -> Trajectory | None:
+        """Return the end of a sample whose prompt is too long; None for any other, which a worker is to play."""
+        facts = self._facts
+        return await without_room(
+            task, chat=facts.chat, profile=facts.profile, tools=facts.tools, max_model_len=facts.max_model_len
+        )
 
     def read(self, lease: SampleLease, body: bytes) -> Push:
         """Return an episode that passes the checks without a replay; it may be called in a thread.

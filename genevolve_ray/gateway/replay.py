@@ -12,7 +12,7 @@ from typing import Any
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.policy_session import TokenSession
-from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
 from genevolve_ray.engines.checks import room_for
 from genevolve_ray.engines.protocol import (
     FinishReason,
@@ -93,8 +93,23 @@ async def rebuild(
         GatewayRefusal: where the worker's ledger differs from the result.
     """
     engine = _ReplayEngine(ledger, f"{OUTSIDE}{worker}", max_model_len)
+    trajectory = await _played(task, engine, calls, chat=chat, profile=profile, tools=tools)
+    _check_same(trajectory.ledger, ledger)
+    return trajectory
+
+
+async def _played(
+    task: RolloutTask,
+    engine: _ReplayEngine,
+    calls: Sequence[Call],
+    *,
+    chat: ChatFormat,
+    profile: ProtocolProfile,
+    tools: Mapping[str, Tool],
+) -> Trajectory:
+    """Play an episode of samples and calls that are known. Raises GatewayRefusal for those that cannot be of one."""
     script = _Script(calls)
-    trajectory = await run_episode(
+    return await run_episode(
         task.request,
         key=task.key,
         # The gateway's own tools state the pictures; a replay needs no pixels.
@@ -106,8 +121,29 @@ async def rebuild(
         split=task.split,
         date=chat.date,
     )
-    _check_same(trajectory.ledger, ledger)
-    return trajectory
+
+
+async def without_room(
+    task: RolloutTask, *, chat: ChatFormat, profile: ProtocolProfile, tools: Mapping[str, Tool], max_model_len: int
+) -> Trajectory | None:
+    """Return the end of a sample whose prompt is too long, which no worker could play; None for any other sample.
+
+    Every worker would give it back, so that it would be leased again without an end.
+    """
+    prompt = chat.prompt_ids(prompt_messages(task.request.prompt, profile, tools, task.experience, chat.date))
+    count = len(prompt)
+    if count <= profile.max_prompt_tokens and count < max_model_len:
+        return None
+    # Beyond the limit of the profile the episode ends before it asks for a turn.
+    ledger = LedgerBody(
+        tokens=prompt if count <= profile.max_prompt_tokens else prompt[:1],
+        policy_mask=[],
+        logprobs=[],
+        versions=[],
+        spans=[],
+    )
+    engine = _ReplayEngine(ledger, OUTSIDE, max_model_len)
+    return await _played(task, engine, (), chat=chat, profile=profile, tools=tools)
 
 
 class _ReplayEngine:

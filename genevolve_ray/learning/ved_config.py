@@ -82,7 +82,7 @@ class GradientRatio(Config):
         return f"{{ratio_to_grpo: {self.ratio_to_grpo:{spec}}}}"
 
 
-_NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=0)])
+_NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=0, allow_inf_nan=False)])
 
 
 def _chosen(value: Any, _: object) -> float | GradientRatio:

@@ -29,16 +29,18 @@ class Outcome(StrEnum):
     POLICY_FAILURE = "policy_failure"
     """No program or a broken protocol: reward 0, with the reason."""
     INFRA_FAILURE = "infra_failure"
-    """Tool, renderer or judge gave up after bounded retries: no reward, the sample is drawn again."""
+    """Tool, renderer or judge gave up after bounded retries, or the prompt does not fit: no reward."""
 
 
 class Termination(StrEnum):
-    """Name the reason why the episode ended (names of the published agent output)."""
+    """Name the reason why the episode ended (names of the published agent output, except the last)."""
 
     ANSWER = "answer"
     NO_ANSWER = "no_answer"
     MAX_ROUNDS = "max_rounds_reached"
     ERROR = "error"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    """The prompt does not fit, for example with a guide in it: another attempt would have the same prompt."""
 
 
 class TurnKind(StrEnum):
@@ -175,6 +177,11 @@ class Trajectory:
         """The hits that the program takes as references, in ordinal order; none without a program."""
         named = () if self.program is None else self.program.reference_images
         return [self.images[reference.img_id] for reference in named]
+
+    @property
+    def repeatable(self) -> bool:
+        """True for a failure from outside that another attempt may be spared; a prompt that is too long stays so."""
+        return self.outcome is Outcome.INFRA_FAILURE and self.termination is not Termination.PROMPT_TOO_LONG
 
     @property
     def tool_calls(self) -> int:

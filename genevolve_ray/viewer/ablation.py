@@ -6,17 +6,27 @@ arms and values are left out or shown as a dash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.viewer.figures import COLORS, ablation_figure, number
+from genevolve_ray.viewer.figures import COLORS, Figure, ablation_figure, number
+from genevolve_ray.viewer.gaps import GapRow, gap_rows, gap_tile, interval_of, mapping_of, numbers_of, value_row
 from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import duration, fixed, percent, render_page, signed, write_page
 from genevolve_ray.viewer.scale import Mark, Scale
 
-COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3, "placebo": 6, "merged": 4}
+COLOURS = {
+    "sft": 5,
+    "grpo": 0,
+    "full": 1,
+    "shuffled": 2,
+    "constant": 3,
+    "placebo": 6,
+    "merged": 4,
+    "redraws": 7,
+}
 """Places in the page's palette, so that an arm keeps its color in every selection of arms."""
 OTHER_COLOUR = 4
 ABOUT = {
@@ -89,19 +99,25 @@ class ArmRow:
 
 
 @dataclass(frozen=True)
-class GapRow:
-    """Hold a mean with its interval against 0.
-
-    `verdict` is above, below, or contains (0), or "" without an interval.
-    """
+class WorldRow:
+    """Hold an arm on one test world: its reward at the last step with the mark, and its area under the curve."""
 
     name: str
-    mean: float | None
-    low: float | None
-    high: float | None
-    verdict: str
-    mark: Mark
-    pairs: int | None = None
+    colour: int
+    last: GapRow
+    area: GapRow
+
+
+@dataclass(frozen=True)
+class ComparedWorld:
+    """Hold what a page shows of one test world; `gaps` are differences at the last step, `areas` those of areas."""
+
+    name: str
+    rows: list[WorldRow]
+    ends: tuple[float, float]
+    curves: Figure | None
+    gaps: list[GapRow]
+    areas: list[GapRow]
 
 
 def write_ablation(result: dict[str, Any], out: Path) -> Path:
@@ -119,8 +135,8 @@ def write_ablation(result: dict[str, Any], out: Path) -> Path:
 
 def render_ablation(result: Mapping[str, Any]) -> str:
     """Return the page as text; every name in the result is escaped."""
-    arms = {str(name): _mapping(arm) for name, arm in _mapping(result.get("arms")).items()}
-    gaps, bundles = _differences(result, arms), _bundles(result)
+    arms = {str(name): mapping_of(arm) for name, arm in mapping_of(result.get("arms")).items()}
+    gaps, areas, bundles = _differences(result, arms), _differences(result.get("areas"), {}), _bundles(result)
     where = "the test worlds" if result.get("test_worlds") else "the training world"
     colours = colours_of(arms)
     curves = ablation_figure([(n, colours[n], _curve(a), _curves(a)) for n, a in arms.items()], where)
@@ -134,6 +150,8 @@ def render_ablation(result: Mapping[str, Any]) -> str:
         "arms": _arms(arms, scale),
         "ends": scale.inner(),
         "gaps": gaps,
+        "areas": areas,
+        "worlds": _worlds(result, colours),
         "bundles": bundles,
         "curves": curves,
         "diagnostics": _diagnostics(arms),
@@ -152,15 +170,15 @@ def colours_of(arms: Iterable[str]) -> dict[str, int]:
 
 
 def _arm_scale(arms: Mapping[str, Mapping[str, Any]]) -> Scale:
-    reach = [v for arm in arms.values() for v in (*_interval(arm), *_numbers(arm.get("per_seed"))) if v is not None]
+    reach = [v for arm in arms.values() for v in (*interval_of(arm), *numbers_of(arm.get("per_seed"))) if v is not None]
     return Scale.around(reach)
 
 
 def _arms(arms: Mapping[str, Mapping[str, Any]], scale: Scale) -> list[ArmRow]:
     rows, colours = [], colours_of(arms)
     for name, arm in arms.items():
-        mean, low, high = _interval(arm)
-        seconds = _numbers(arm.get("seconds_per_seed"))
+        mean, low, high = interval_of(arm)
+        seconds = numbers_of(arm.get("seconds_per_seed"))
         rows.append(
             ArmRow(
                 name=name,
@@ -174,56 +192,67 @@ def _arms(arms: Mapping[str, Mapping[str, Any]], scale: Scale) -> list[ArmRow]:
                 tool_calls=number(arm.get("tool_calls")),
                 area=number(arm.get("area")),
                 seconds=duration(sum(seconds) / len(seconds)) if sum(seconds) else "",
-                mark=scale.mark(mean, low, high, _numbers(arm.get("per_seed"))),
+                mark=scale.mark(mean, low, high, numbers_of(arm.get("per_seed"))),
             )
         )
     return rows
 
 
-def _differences(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> list[GapRow]:
-    """Return every `a_minus_b` of the result, at the last step and as area, then those of each world.
+def _differences(found: object, arms: Mapping[str, Mapping[str, Any]]) -> list[GapRow]:
+    """Return every `a_minus_b` of a part of the result, with a point for each seed where `arms` has both on the same seeds."""
+    return gap_rows(
+        {
+            " − ".join(str(key).split(_MINUS, 1)): (mapping_of(gap), _per_seed(arms, *str(key).split(_MINUS, 1)))
+            for key, gap in mapping_of(found).items()
+            if _MINUS in str(key)
+        }
+    )
 
-    Differences at the last step have per-seed points where both arms have the same seeds.
-    """
-    parts = [("", result, arms), (", area", _mapping(result.get("areas")), {})]
-    for world, found in _mapping(result.get("worlds")).items():
-        own = {str(name): _mapping(arm) for name, arm in _mapping(_mapping(found).get("arms")).items()}
-        parts += [(f", world {world}", _mapping(found), own)]
-        parts += [(f", world {world}, area", _mapping(_mapping(found).get("areas")), {})]
-    named = {
-        (" − ".join(str(key).split(_MINUS, 1)) + where): (_mapping(gap), _per_seed(of, *str(key).split(_MINUS, 1)))
-        for where, gaps, of in parts
-        for key, gap in gaps.items()
-        if _MINUS in str(key)
-    }
-    reach = [v for gap, points in named.values() for v in (*_interval(gap), *points) if v is not None]
-    scale = Scale.around([0.0, *reach])
-    return [_gap_row(name, gap, scale, points) for name, (gap, points) in named.items()]
+
+def _worlds(result: Mapping[str, Any], colours: Mapping[str, int]) -> list[ComparedWorld]:
+    """Return each test world alone; none where only one was tested, which the whole result is about."""
+    parts = []
+    for place, (world, found) in enumerate(mapping_of(result.get("worlds")).items()):
+        arms = {str(name): mapping_of(arm) for name, arm in mapping_of(mapping_of(found).get("arms")).items()}
+        scale, heights = _arm_scale(arms), {name: _area(arm) for name, arm in arms.items()}
+        rows = [
+            WorldRow(
+                name,
+                colours.get(name, OTHER_COLOUR),
+                value_row(name, arm, scale, numbers_of(arm.get("per_seed"))),
+                value_row(name, heights[name], scale),
+            )
+            for name, arm in arms.items()
+        ]
+        curves = ablation_figure(
+            [(n, colours.get(n, OTHER_COLOUR), _curve(a), _curves(a)) for n, a in arms.items()],
+            f"test world {world}",
+            f"validation-{place}",
+        )
+        gaps, areas = _differences(found, arms), _differences(mapping_of(found).get("areas"), {})
+        parts.append(ComparedWorld(str(world), rows, scale.inner(), curves, gaps, areas))
+    return parts
+
+
+def _area(arm: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the area of an arm on a world: mean and interval, or a mean alone."""
+    area = arm.get("area")
+    return mapping_of(area) or {"mean": area}
 
 
 def _per_seed(arms: Mapping[str, Mapping[str, Any]], one: str, other: str) -> list[float]:
-    first, second = (_numbers(_mapping(arms.get(name)).get("per_seed")) for name in (one, other))
+    first, second = (numbers_of(mapping_of(arms.get(name)).get("per_seed")) for name in (one, other))
     return [a - b for a, b in zip(first, second, strict=True)] if len(first) == len(second) else []
 
 
 def _bundles(result: Mapping[str, Any]) -> list[GapRow]:
-    lifts = {str(n): _mapping(v) for n, v in _mapping(result.get("bundle_lift")).items() if v is not None}
-    scale = Scale.around([0.0, *(v for lift in lifts.values() for v in _interval(lift) if v is not None)])
-    return [_gap_row(BUNDLES.get(name, name), lift, scale) for name, lift in lifts.items()]
-
-
-def _gap_row(name: str, gap: Mapping[str, Any], scale: Scale, points: Sequence[float] = ()) -> GapRow:
-    mean, low, high = _interval(gap)
-    verdict = ""
-    if low is not None and high is not None:
-        verdict = "above" if low > 0 else "below" if high < 0 else "contains"
-    pairs = number(gap.get("pairs"))
-    return GapRow(name, mean, low, high, verdict, scale.mark(mean, low, high, points), int(pairs) if pairs else None)
+    lifts = {str(n): mapping_of(v) for n, v in mapping_of(result.get("bundle_lift")).items() if v is not None}
+    return gap_rows({BUNDLES.get(name, name): (lift, ()) for name, lift in lifts.items()})
 
 
 def _diagnostics(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return (name, one text per arm) for every metric that any arm has."""
-    found = [_derived(_mapping(arm.get("diagnostics"))) for arm in arms.values()]
+    found = [_derived(mapping_of(arm.get("diagnostics"))) for arm in arms.values()]
     known = {name for name, _, _ in DIAGNOSTICS} | {"ved_gated_gap_abs"}
     others = [name for name in dict.fromkeys(n for means in found for n in means) if name not in known]
     rows = [*DIAGNOSTICS, *((name, name.replace("_", " "), fixed) for name in others)]
@@ -252,14 +281,7 @@ def _tiles(arms: Mapping[str, Mapping[str, Any]], gaps: list[GapRow], bundles: l
         tiles.append(Tile("Reward", fixed(means[last]), before=fixed(start) if start is not None else "", note=note))
     for row in (*gaps[:1], *bundles):
         if row.mean is not None:
-            label = row.name if row in gaps else f"In context, {row.name}"
-            tone = {"above": "good", "below": "bad"}.get(row.verdict, "")
-            note = (
-                f"interval {signed(row.low)} to {signed(row.high)}"
-                if row.low is not None and row.high is not None
-                else ""
-            )
-            tiles.append(Tile(label, signed(row.mean), note=note, tone=tone))
+            tiles.append(gap_tile(row, row.name if row in gaps else f"In context, {row.name}"))
     return tiles
 
 
@@ -270,7 +292,7 @@ def _subtitle(result: Mapping[str, Any]) -> list[str]:
 
     steps = say("steps", one="step", many="steps")
     rollouts = say("rollouts_per_step", one="rollout", many="rollouts")
-    world, worlds = number(result.get("world_seed")), _numbers(result.get("test_worlds"))
+    world, worlds = number(result.get("world_seed")), numbers_of(result.get("test_worlds"))
     shown = [
         say("seeds", one="seed", many="seeds"),
         f"{steps} of {rollouts}" if steps and rollouts else steps,
@@ -279,19 +301,6 @@ def _subtitle(result: Mapping[str, Any]) -> list[str]:
         f"test worlds {', '.join(f'{seed:.0f}' for seed in worlds)}" if worlds else "",
     ]
     return [text for text in shown if text]
-
-
-def _mapping(value: object) -> Mapping[Any, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _numbers(values: object) -> list[float]:
-    listed = values if isinstance(values, list | tuple) else []
-    return [v for value in listed if (v := number(value)) is not None]
-
-
-def _interval(row: Mapping[Any, Any]) -> tuple[float | None, float | None, float | None]:
-    return number(row.get("mean")), number(row.get("low")), number(row.get("high"))
 
 
 def _curve(arm: Mapping[str, Any]) -> list[tuple[float, float]]:

@@ -92,6 +92,27 @@ TEACHING_CURVES: tuple[Curves, ...] = (
         count_axis("sequences"),
     ),
 )
+REDRAW_CURVES: tuple[Curves, ...] = (
+    (
+        "redraws",
+        "Guided re-draws",
+        "Stuck groups of a step, those that were drawn again, and re-draws that beat their group or were left out.",
+        [
+            ("redraw_stuck_groups", "stuck groups", 5),
+            ("redraw_groups", "drawn again", 0),
+            ("redraw_winners", "winners", 2),
+            ("redraw_too_long", "too long", 4),
+        ],
+        count_axis("a step"),
+    ),
+    (
+        "redraw-gain",
+        "Gain of a guide in stuck groups",
+        "Mean reward of re-draws above that of their group's own attempts.",
+        [("redraw_gain", "gain", 1)],
+        ChartAxis("reward"),
+    ),
+)
 WORK_CURVES: tuple[Curves, ...] = (
     ("gradient", "Gradient norm", "Before clipping.", [("grad_norm", "norm", 5)], ChartAxis("L2 norm")),
     (

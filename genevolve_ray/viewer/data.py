@@ -11,7 +11,7 @@ from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.viewer.alarms import alarm_texts
-from genevolve_ray.viewer.experience import RunExperience, load_experience
+from genevolve_ray.viewer.experience import Redrawn, RunExperience, last_redraws, load_experience
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.store.run import RunStore
@@ -44,6 +44,7 @@ class ReportData:
         after: held-out trajectories of the policy that the run ended with.
         training: trajectories of the last committed step, best and worst of each group.
         experience: bundles and lessons of the run, None where no step had a lesson.
+        redraws: guided re-draws of the last step that has any.
         rejected: rows of the data that were left out, each with `source`, `row`, `reason` and `detail`.
         load_image: returns the encoded bytes of an image; may raise OSError where it no longer exists.
         folder: the run's folder on this machine, None for a run elsewhere.
@@ -61,6 +62,7 @@ class ReportData:
     after: list[Trajectory] = field(default_factory=list)
     training: list[Trajectory] = field(default_factory=list)
     experience: RunExperience | None = None
+    redraws: list[Redrawn] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
     load_image: Callable[[ImageRef], bytes] = no_images
     folder: Path | None = None
@@ -157,6 +159,7 @@ def load_report_data(source: RunStore | Path | str) -> ReportData:
         after=sides[AFTER],
         training=_extremes(store.groups(store.last_step)) if store.last_step else [],
         experience=load_experience(store),
+        redraws=last_redraws(store),
         rejected=store.rejected_rows(),
         load_image=store.images.get,
         folder=Path(store.root) if store.is_local else None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genevolve_ray.records.experience import Experience, Lesson, LessonKind, MovedToken, Use
-from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.trajectory import Group, Trajectory
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.store.run import RunStore
@@ -22,6 +22,8 @@ CARDS = 8
 """Bundles that the page shows."""
 DISLIKED, PREFERRED = 7, 3
 """Tokens shown of each bundle: those that the teacher finds less likely, and more likely, than the student does."""
+SHOWN_REDRAWS = 4
+"""Requests of a step whose re-draws the page shows."""
 LESSONS_READ = 3
 """Lessons of one bundle whose tokens may be shown; each requires reading a group."""
 CONSTANT, MERGED = -1, -2
@@ -144,6 +146,36 @@ def group_experience(store: RunStore, step: int, request_id: str) -> tuple[Bundl
     return written, Bundle(MERGED, taught.experience, [_use(step, taught)]) if taught.merged else bundles[
         _number(taught)
     ]
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """Describe the guided re-draws of one request in a step, beside the group whose attempts had no guide.
+
+    Attributes:
+        step: the step.
+        group: the group's own attempts.
+        redraws: the attempts with the guide.
+        lesson: what the request recalled; None where the step does not tell.
+    """
+
+    step: int
+    group: Group
+    redraws: Group
+    lesson: Lesson | None
+
+
+def last_redraws(store: RunStore, most: int = SHOWN_REDRAWS) -> list[Redrawn]:
+    """Return re-draws of the last committed step that has any, of at most `most` requests; empty where no step has."""
+    from genevolve_ray.evolution.store.lessons import stored_lessons, stored_redraws
+
+    steps = (step for step in reversed(store.committed_steps()) if store.manifest(step).loop.get("redraws"))
+    if (step := next(steps, None)) is None:
+        return []
+    drawn = stored_redraws(store, step)[:most]
+    own = {group.request_id: group for group in store.groups(step, {group.request_id for group in drawn})}
+    lessons = {lesson.request_id: lesson for lesson in stored_lessons(store, step)}
+    return [Redrawn(step, own[d.request_id], d, lessons.get(d.request_id)) for d in drawn if d.request_id in own]
 
 
 def choose_bundles(bundles: Sequence[Bundle], count: int = CARDS) -> list[Bundle]:

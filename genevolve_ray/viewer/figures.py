@@ -16,6 +16,7 @@ from genevolve_ray.viewer.curves import (
     MEMORY_CURVES,
     PHASES,
     POLICY_CURVES,
+    REDRAW_CURVES,
     TEACHING_CURVES,
     WORK_CURVES,
     count_axis,
@@ -27,7 +28,7 @@ SMOOTHING_STEPS = 7
 REST_COLOR = 6
 BINS = 10
 """Bars of a histogram."""
-COLORS = 7
+COLORS = 9
 """Colors of the page's palette."""
 
 
@@ -221,26 +222,28 @@ def gap_figure(metrics: Rows) -> Figure | None:
 def experience_figures(metrics: Rows) -> list[Figure | None]:
     """Return the curves of experience and distillation; None for those whose metrics are missing."""
     before, after = ([metric_figure(metrics, *curves) for curves in part] for part in (MEMORY_CURVES, TEACHING_CURVES))
-    return [hits_figure(metrics), *before, gap_figure(metrics), *after]
+    redraws = [metric_figure(metrics, *curves) for curves in REDRAW_CURVES]
+    return [hits_figure(metrics), *before, gap_figure(metrics), *after, *redraws]
 
 
 def ablation_figure(
     arms: Sequence[tuple[str, int, Sequence[tuple[float, float]], Sequence[Sequence[tuple[float, float]]]]],
     where: str,
+    name: str = "validation",
 ) -> Figure | None:
     """Return validation curves of (arm, color, mean curve, curve of each seed); None where no arm has a curve.
 
-    `where` names the worlds of the validation requests.
+    `where` names the worlds of the validation requests, `name` the figure on its page.
     """
     series = []
-    for name, color, mean, seeds in arms:
-        series += [ChartSeries(name, color, *_columns(curve), Kind.FAINT) for curve in seeds if curve]
-        series += [ChartSeries(name, color, *_columns(mean))] if mean else []
+    for arm, color, mean, seeds in arms:
+        series += [ChartSeries(arm, color, *_columns(curve), Kind.FAINT) for curve in seeds if curve]
+        series += [ChartSeries(arm, color, *_columns(mean))] if mean else []
     if not series:
         return None
-    caption = f"Reward on validation requests of {where}; thin lines are single seeds."
+    thin = "; thin lines are single seeds" if any(one.kind is Kind.FAINT for one in series) else ""
     chart = ChartSpec(tuple(series), y=ChartAxis("reward"), legend=True)
-    return Figure("validation", "Validation reward", caption, chart)
+    return Figure(name, "Validation reward", f"Reward on validation requests of {where}{thin}.", chart)
 
 
 def score_histogram(scores: Sequence[float]) -> Figure | None:

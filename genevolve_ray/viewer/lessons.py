@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.trajectory import Trajectory, TurnKind
 from genevolve_ray.viewer.data import scored
-from genevolve_ray.viewer.experience import Bundle, Decode, Moved, RunExperience
+from genevolve_ray.viewer.experience import Bundle, Decode, Moved, Redrawn, RunExperience
 from genevolve_ray.viewer.gallery import THUMB_SIDE, Pictures, attempt, clip
 
 USES = 8
@@ -27,6 +28,29 @@ def lesson_cards(run: RunExperience, pictures: Pictures) -> list[dict[str, Any]]
     return [_card(bundle, run, pictures) for bundle in run.bundles]
 
 
+def redraw_cards(redrawn: Sequence[Redrawn], pictures: Pictures) -> list[dict[str, Any]]:
+    """Return the values that the template needs to show re-draws beside the rewards of their groups."""
+    return [
+        {
+            "step": one.step,
+            "request_id": one.group.request_id,
+            "prompt": one.group.trajectories[0].prompt if one.group.trajectories else "",
+            "own": one.group.scores(),
+            "guided": one.redraws.scores(),
+            "slots": guidance(one.lesson.experience) if one.lesson is not None else [],
+            "bundle": one.lesson.bundle if one.lesson is not None else None,
+            "kind": one.lesson.kind.value if one.lesson is not None else "",
+            "attempts": [attempt(t, pictures) for t in one.redraws.trajectories],
+        }
+        for one in redrawn
+    ]
+
+
+def guidance(bundle: Experience) -> list[tuple[str, tuple[str, ...]]]:
+    """Return (title of a slot, its bullets) of a bundle."""
+    return [(bundle.layout.slots[name], bullets) for name, bullets in bundle.guidance.items()]
+
+
 def _card(bundle: Bundle, run: RunExperience, pictures: Pictures) -> dict[str, Any]:
     best, worst, lesson = bundle.best, bundle.worst, bundle.experience
     uses = sorted(bundle.uses, key=lambda u: (u.own, u.step))
@@ -35,7 +59,7 @@ def _card(bundle: Bundle, run: RunExperience, pictures: Pictures) -> dict[str, A
     return {
         "bundle": bundle,
         "prompt": prompt,
-        "slots": [(lesson.layout.slots[name], bullets) for name, bullets in lesson.guidance.items()],
+        "slots": guidance(lesson),
         "sides": [
             {"name": name, "side": _side(one, other, pictures), "whole": attempt(one, pictures) if one else None}
             for name, one, other in (("best", best, worst), ("worst", worst, best))

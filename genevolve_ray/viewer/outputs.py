@@ -36,6 +36,8 @@ class OutputKind(StrEnum):
     """Rows that the agent answered (`results.json`)."""
     ABLATION = "ablation"
     """The JSON file of `genevolve ablate`."""
+    LIFT = "lifts of guides"
+    """The JSON file of `genevolve experience lift`."""
     SUITE = "suite result"
     """The JSON file of `genevolve bench atlas`."""
 
@@ -74,7 +76,7 @@ def recognize(path: Path) -> Output:
         raise UserFault(
             f"genevolve report: {path} is no output that has a page. It takes the folder of a run (run.json), of a data "
             "set (summary.json with parts), of a benchmark (folders agent, render, judge), of rollouts, renderings or "
-            "judgments (results.json, results_eval.json), or the JSON file of an ablation or of a suite"
+            "judgments (results.json, results_eval.json), or the JSON file of an ablation, of a suite or of lifts"
         )
     return found
 
@@ -118,6 +120,7 @@ def _of_file(path: Path) -> Output | None:
         return None
     kinds: dict[OutputKind, Callable[[dict[str, Any]], bool]] = {
         OutputKind.ABLATION: lambda found: isinstance(found.get("arms"), dict),
+        OutputKind.LIFT: lambda found: isinstance(found.get("policies"), dict) and "step" in found,
         OutputKind.SUITE: lambda found: "reward_mean" in found and isinstance(found.get("rewards"), dict),
     }
     found = read_object(path)

@@ -17,7 +17,7 @@ from genevolve_ray.viewer.data import ReportData, ReportPair, load_report_data, 
 from genevolve_ray.viewer.figures import figures, heldout_figure, number
 from genevolve_ray.viewer.gallery import Pictures, attempt, breakdown, choose
 from genevolve_ray.viewer.headlines import tiles
-from genevolve_ray.viewer.lessons import lesson_cards
+from genevolve_ray.viewer.lessons import lesson_cards, redraw_cards
 from genevolve_ray.viewer.page import render_page, write_page
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _context(data: ReportData, images: str) -> dict[str, Any]:
         "cards": cards,
         "lessons": lessons,
         "taught": data.experience,
+        "redraws": redraw_cards(data.redraws, pictures),
         "attempts": attempts,
         "thumbs": {**pictures.thumbs(), **pictures.full()},
         "rejected": _rejected(data.rejected),

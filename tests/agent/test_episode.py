@@ -17,6 +17,7 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.observation import TextHit
 from genevolve_ray.records.program import ProgramFault
+from genevolve_ray.records.published.writers import agent_row
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, Termination, Trajectory, TurnKind
@@ -235,16 +236,25 @@ async def test_the_response_never_exceeds_its_tokens(limit: int, tools: dict[str
 async def test_a_prompt_that_does_not_fit_is_not_the_policys_failure(tools: dict[str, Any]) -> None:
     engine = ScriptedEngine(CHAT, [answer()])
     trajectory = await run([], tools, atlas(max_prompt_tokens=50), engine=engine)
-    assert (trajectory.outcome, trajectory.termination) == (Outcome.INFRA_FAILURE, Termination.ERROR)
-    assert "limit 50" in trajectory.reason
+    assert (trajectory.outcome, trajectory.termination) == (Outcome.INFRA_FAILURE, Termination.PROMPT_TOO_LONG)
+    assert "limit 50" in trajectory.reason and not trajectory.repeatable
     assert engine.calls == []
+
+
+async def test_a_prompt_that_fits_without_its_guide_alone_is_too_long_with_it(tools: dict[str, Any]) -> None:
+    prompt = (await run([answer()], tools)).ledger.spans[0].end
+    tight, guide = atlas(max_prompt_tokens=prompt), Experience(search_strategy=("search facts",))
+    plain = await run([answer()], tools, tight)
+    guided = await run([answer()], tools, tight, experience=guide)
+    assert (plain.termination, guided.termination) == (Termination.ANSWER, Termination.PROMPT_TOO_LONG)
+    assert agent_row({"id": "r"}, guided, local_path=lambda *_: "", shown_path=lambda _: "")["termination"] == "error"
 
 
 async def test_a_full_context_is_the_requests_fault_only_before_the_first_turn(tools: dict[str, Any]) -> None:
     prompt = (await run([answer()], tools)).ledger.spans[0].end
     at_once = await run([], tools, engine=ScriptedEngine(CHAT, [SEARCH], context=prompt))
     later = await run([], tools, engine=ScriptedEngine(CHAT, [SEARCH], context=prompt + 100))
-    assert at_once.outcome is Outcome.INFRA_FAILURE
+    assert (at_once.outcome, at_once.repeatable) == (Outcome.INFRA_FAILURE, False)
     assert (later.outcome, later.termination) == (Outcome.POLICY_FAILURE, Termination.NO_ANSWER)
 
 

@@ -105,7 +105,7 @@ async def test_limits_hold_by_the_tokens_that_the_endpoint_counts() -> None:
     tight = RELEASE.model_copy(update={"max_prompt_tokens": 50})
     with playing(World(script=agent)) as world:
         long = await play(world, tight)
-    assert (long.outcome, long.turns) == (Outcome.INFRA_FAILURE, [])
+    assert (long.outcome, long.turns, long.repeatable) == (Outcome.INFRA_FAILURE, [], False)
     assert "tokens, limit 50" in long.reason
     short = RELEASE.model_copy(update={"max_response_tokens": 60, "max_turn_tokens": 60})
     with playing(World(script=agent)) as world:

@@ -18,7 +18,7 @@ from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.experience.recall import remember
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import EvalType, Request
-from genevolve_ray.records.trajectory import Outcome, Trajectory
+from genevolve_ray.records.trajectory import Outcome, Termination, Trajectory
 
 CONSTANT = Experience(search_strategy=("search facts",))
 
@@ -106,6 +106,27 @@ async def test_gains_are_paired_and_kinds_are_compared_on_the_requests_of_both()
         seeds.setdefault((task.request.id, task.split), set()).add(task.seed)
     assert {len(found) for (name, _), found in seeds.items() if name != "c"} == {1}, "the same seed with and without"
     assert {split for _, split in seeds} == {"lift", "lift-1"}
+
+
+async def test_samples_without_a_score_are_counted_by_reason() -> None:
+    class Tight(Guided):
+        async def rollout(self, task: RolloutTask) -> Trajectory:
+            made = await super().rollout(task)
+            if task.experience is not None and task.request.id in ("a", "d"):
+                made.outcome, made.termination, made.reward = Outcome.INFRA_FAILURE, Termination.PROMPT_TOO_LONG, None
+            return made
+
+    rollouts, requests = Tight(), [*ALIKE, STRANGE]
+    found = await measure_guides(config(), rollouts, requests, await guides(requests))
+    assert found["left_out"] == {
+        "none": {"failed": 1},
+        "own": {"too_long": 2, "failed": 1},
+        "remembered": {"too_long": 1, "failed": 1},
+        "merged": {"too_long": 1, "failed": 1},
+    }
+    assert found["lift"]["own"]["pairs"] == 1
+    guided = [t.request.id for t in rollouts.tasks if t.experience is not None]
+    assert guided.count("d") == 1, "it is not tried again"
 
 
 async def test_an_ablation_measures_own_and_remembered_bundles_on_requests_of_their_own() -> None:

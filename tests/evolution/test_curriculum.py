@@ -52,6 +52,11 @@ def test_weights_fall_with_the_distance_from_the_target() -> None:
     assert [config.weight(m) for m in (None, 0.5, 0.7, 0.0)] == pytest.approx([1, 1, 0.60653066, 0.05])
 
 
+def test_the_least_width_gives_the_floor_to_all_but_the_target() -> None:
+    config = RequestCurriculumConfig(pool=1, target=0.5, width=1e-300, floor=0.05)
+    assert [config.weight(m) for m in (0.5, 0.5000001, 1.0)] == [1, 0.05, 0.05]
+
+
 def test_passes_are_counted_where_a_pass_is_defined() -> None:
     scores = [0.2, 0.6, 0.7, 0.9]
     assert RequestCurriculumConfig(pool=1).measure(scores) == pytest.approx(0.6)

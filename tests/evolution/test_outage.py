@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, Recorder, Scene, evolve, make_config, make_trajectory
 
-from genevolve_ray.errors import InfraFailure, OutageError, as_ending
+from genevolve_ray.errors import InfraFailure, OutageError, UserFault, as_ending
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.outage import LONGEST_WAIT, Patience, is_lost
@@ -21,7 +21,7 @@ from genevolve_ray.evolution.store.lessons import stored_lessons
 from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Outcome, Pair, SampleKey, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, Pair, SampleKey, Termination, Trajectory
 from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 
 
@@ -181,6 +181,40 @@ async def test_a_validation_without_some_of_its_samples_is_accepted_in_the_end(s
     await evolve(evolution)
     assert evolution.store.validations()[0]["infra_failures"] == 1
     assert clock.waits == [1, 2, 4, 8, 16]
+
+
+class TightRollouts(FakeRollouts):
+    """Some prompts are too long."""
+
+    def __init__(self, *splits: str, requests: str = "") -> None:
+        super().__init__()
+        self.splits, self.requests = splits, requests
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        made = await super().rollout(task)
+        if task.split in self.splits and task.request.id.endswith(self.requests):
+            made.outcome, made.termination, made.reward = Outcome.INFRA_FAILURE, Termination.PROMPT_TOO_LONG, None
+            made.reason = "prompt has 9 tokens, limit 8"
+        return made
+
+
+@pytest.mark.parametrize(("split", "work"), [("train", "step 1"), ("validation", "the validation requests")])
+async def test_waiting_makes_no_prompt_shorter(scene: Scene, clock: Clock, split: str, work: str) -> None:
+    rollouts = TightRollouts(split)
+    evolution = begin(scene, clock, rollouts, steps=1, validate_every=1, validation_requests=4, max_attempts=3)
+    with pytest.raises(UserFault, match=f"{work}: no prompt fits: prompt has 9 tokens, limit 8"):
+        await evolve(evolution)
+    assert clock.waits == []
+    assert {t.key.attempt for t in rollouts.tasks} == {0}
+
+
+async def test_requests_whose_prompt_is_too_long_are_left_out_without_a_second_try(scene: Scene, clock: Clock) -> None:
+    rollouts = TightRollouts("train", "validation", requests="-1")
+    evolution = begin(scene, clock, rollouts, steps=1, validate_every=1, validation_requests=4, max_attempts=3)
+    await evolve(evolution)
+    assert (clock.waits, evolution.store.validations()[0]["infra_failures"]) == ([], 1)
+    assert [len(g.scores()) for g in evolution.store.groups(1)] == [2, 0]
+    assert {t.key.attempt for t in rollouts.tasks} == {0}
 
 
 class Summariser:

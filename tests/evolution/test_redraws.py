@@ -26,7 +26,8 @@ from genevolve_ray.evolution.store.lessons import stored_redraws
 from genevolve_ray.evolution.teaching import ExperienceLeakError
 from genevolve_ray.learning.redraw_config import RedrawConfig
 from genevolve_ray.records.experience import Experience, Lesson
-from genevolve_ray.records.trajectory import GUIDED, Group, Outcome, SampleKey, Trajectory
+from genevolve_ray.records.ledger import TokenLedger
+from genevolve_ray.records.trajectory import GUIDED, Group, Outcome, SampleKey, Termination, Trajectory
 from genevolve_ray.records.usage import Usage
 
 EXPERIENCE = {"enabled": True, "key": {"masked": False}, "redraws": {"draws": 2}}
@@ -44,6 +45,24 @@ class GuidedRollouts(FakeRollouts):
         made = make_trajectory(task.key, self.outcome(task), score, self.version)
         made.provenance = made.provenance.model_copy(update={"split": task.split})
         made.usage = {"judge": Usage(calls=1, money=0.01)}
+        return made
+
+
+LONG = "prompt has 9 tokens, limit 8"
+
+
+class TightRollouts(GuidedRollouts):
+    """Has no room for the guide in some samples."""
+
+    def __init__(self, samples: set[int]) -> None:
+        super().__init__()
+        self.samples = samples
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        made = await super().rollout(task)
+        if task.experience is not None and task.key.sample in self.samples:
+            made.outcome, made.reward, made.ledger = Outcome.INFRA_FAILURE, None, TokenLedger()
+            made.termination, made.reason = Termination.PROMPT_TOO_LONG, LONG
         return made
 
 
@@ -299,6 +318,24 @@ async def test_the_main_reason_of_failed_redraws_is_noted(scene: Scene) -> None:
     assert isinstance(evolution.monitor, Recorder)
     [note] = [n for n in evolution.monitor.notes if "re-draws" in n]
     assert note.startswith("step 1: 1 re-draws failed from outside: infra_failure of 1/train-0/2/")
+
+
+@pytest.mark.parametrize("samples", [{2}, {2, 3}])
+async def test_one_whose_guide_makes_its_prompt_too_long_is_left_out_at_once_with_the_reason(
+    scene: Scene, samples: set[int]
+) -> None:
+    rollouts, learner = TightRollouts(samples), RedrawLearner()
+    evolution = begin(scene, rollouts, learner, steps=1, max_attempts=3)
+    await evolve(evolution)
+    assert [t.key.attempt for t in rollouts.tasks if t.experience is not None] == [0, 0]
+    row = evolution.store.metrics()[0]
+    left = 2 - len(samples)
+    assert (row["redraw_too_long"], row["redraw_failures"], row["redraw_winners"]) == (len(samples), 0, left)
+    assert row["infra_failures"] == 0
+    assert stored_redraws(evolution.store, 1) == learner.redrawn[0]
+    assert isinstance(evolution.monitor, Recorder)
+    [note] = [n for n in evolution.monitor.notes if "re-draws" in n]
+    assert note == f"step 1: {len(samples)} re-draws left out, because the guide makes the prompt too long: {LONG}"
 
 
 async def test_progress_counts_them(scene: Scene) -> None:

@@ -109,6 +109,18 @@ def test_only_some_requests_may_ask() -> None:
     assert (found.bundles, found.requests, at(found, 0.84).hits) == (COUNT, 2, 2)
 
 
+def test_a_calibration_needs_requests_that_ask() -> None:
+    with pytest.raises(ValueError, match="needs requests that ask"):
+        measured(*classes(), queries=[])
+
+
+def test_bundles_without_guidance_cost_nothing_and_recommend_nothing() -> None:
+    _, vectors = classes()
+    found = measured([Experience() for _ in range(COUNT)], vectors)
+    assert (found.recommended, found.chance) == (None, 0)
+    assert at(found, 0.5).nearest.precision is None
+
+
 def test_few_bundles_say_nothing() -> None:
     bundles, vectors = classes()
     with pytest.raises(ValueError, match="9 bundles are too few: a calibration needs 10"):

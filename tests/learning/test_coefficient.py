@@ -111,6 +111,12 @@ def test_a_checkpoint_from_before_the_ratio_is_measured_anew(model_dir: Path, tm
     assert "grad_norm_ved" in made.train_step(batch(1), 1)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -0.5, {"ratio_to_grpo": float("inf")}, {}, "much", None])
+def test_a_coefficient_is_a_finite_number_or_a_ratio(value: object) -> None:
+    with pytest.raises(ValueError, match=r"coefficient"):
+        VedConfig.model_validate({"coefficient": value})
+
+
 def test_projectors_are_refused() -> None:
     """Every rank holds them whole, and their gradients are summed later."""
     ved = VedConfig(coefficient=GradientRatio(ratio_to_grpo=0.5))

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from starlette.testclient import TestClient
 
 from genevolve_ray.agent import wire
-from genevolve_ray.evolution.store.lessons import lesson_state
+from genevolve_ray.evolution.store.lessons import lesson_state, redraw_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.components import Artefact, Component, OpenVerdict
 from genevolve_ray.records.experience import Experience, Lesson, MovedToken
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, QueryResult, TextHit
 from genevolve_ray.records.program import Program, ReferenceImage
-from genevolve_ray.records.trajectory import Group, Trajectory, Turn, TurnKind
+from genevolve_ray.records.trajectory import GUIDED, Group, Trajectory, Turn, TurnKind
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.site.app import create_app
 from genevolve_ray.viewer.site.index import RunIndex
@@ -75,21 +76,27 @@ def store_site_run(
     request_id: str = REQUEST,
     guidance: str = "search the facts first",
     samples: int = 3,
+    redraws: int = 0,
+    lag: int = 0,
     config: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a run of two steps: in the first a group teaches a card, in the second its request recalls it."""
+    """Write a run of two steps: in the first a group teaches a card, in the second its request recalls it.
+
+    In the second step, `redraws` further attempts have this card in their prompts. Groups are of a round `lag` steps before
+    that which trains on them.
+    """
     judged = [t for t in (*data.after, *data.before) if t.verdict is not None and t.reward is not None]
     settings = {"reward": {}, "learner": {"advantage": {"ddof": 1}}, "policy": {"model": "elsewhere"}} | (config or {})
     with RunStore.open(str(folder), settings) as store:
         for step in (1, 2):
             members = judged[(step - 1) * samples : step * samples]
             for sample, trajectory in enumerate(members):
-                key = {"step": step, "request_id": request_id, "sample": sample, "attempt": 0}
+                key = {"step": step - lag, "request_id": request_id, "sample": sample, "attempt": 0}
                 trajectory.key = trajectory.key.model_copy(update=key)
                 for ref in (trajectory.rendered, *(hit.image for hit in trajectory.images.values())):
                     _keep(store, data, ref)
                 change(trajectory)
-            group = Group(request_id, step, members)
+            group = Group(request_id, step - lag, members)
             store.put_group(group, step - 1)
             card = Experience(
                 trigger=guidance,
@@ -106,6 +113,8 @@ def store_site_run(
             state = lesson_state([lesson], [moved])
             if step == 2:  # The first is as a run of before truths were kept.
                 state["truths"] = {request_id: truth_of(data).model_dump(mode="json")}
+                drawn = [_guided(t, samples + place) for place, t in enumerate(members[:redraws])]
+                state |= redraw_state(store, step, [Group(request_id, step - lag, drawn)] if drawn else [])
             store.commit_step(step, [group], {"reward_mean": 0.4 + step / 10}, f"s{step}", loop=state)
         kept = judged[2 * samples :]
         store.put_requests("heldout", data.requests)
@@ -120,6 +129,15 @@ def store_site_run(
 def truth_of(data: ReportData) -> ImageRef:
     """Return the ground truth of the request that the second step of a run trained on."""
     return next(request.truth_image for request in data.requests if request.truth_image is not None)
+
+
+def _guided(trajectory: Trajectory, sample: int) -> Trajectory:
+    """Return a trajectory as a guided re-draw with another number."""
+    return replace(
+        trajectory,
+        key=trajectory.key.model_copy(update={"sample": sample}),
+        provenance=trajectory.provenance.model_copy(update={"split": f"{GUIDED}0"}),
+    )
 
 
 def _keep(store: RunStore, data: ReportData, ref: ImageRef | None) -> None:

@@ -12,7 +12,7 @@ from page_helpers import HOSTILE, Page, parsed
 
 from genevolve_ray.viewer.ablation import colours_of, render_ablation, write_ablation
 
-SECTIONS = ["headlines", "arms", "differences", "bundles", "curves", "diagnostics"]
+SECTIONS = ["headlines", "arms", "differences", "curves", "bundles", "diagnostics"]
 TAUGHT = {
     "experience_hit_rate": 0.8, "experience_own": 4.25, "experience_remembered": 2.25, "ved_gap_abs": 0.18,
     "ved_gated": 0.1, "ved_gated_gap_abs": 0.15, "ved_rho_capped": 0.0, "ved_gap_clipped": 0.009,
@@ -153,10 +153,20 @@ def test_areas_and_worlds_have_lines_of_their_own(result: dict[str, Any]) -> Non
     world = {"arms": result["arms"], "full_minus_grpo": gap, "areas": {"full_minus_grpo": gap}}
     found = result | {"areas": {"full_minus_grpo": gap}, "worlds": {"3": world, "4": world}, "test_worlds": [3, 4]}
     page = read(found)
-    assert [row[0] for row in page.rows("differences")[1:]] == [
-        "full − grpo", "full − shuffled", "full − constant", "full − grpo, area", "full − grpo, world 3",
-        "full − grpo, world 3, area", "full − grpo, world 4", "full − grpo, world 4, area",
+    assert page.sections == [
+        "headlines", "arms", "differences", "curves", "worlds", "world-1", "world-2", "bundles", "diagnostics",
     ]  # fmt: skip
+    assert [row[:4] for row in page.rows("differences")[4:]] == [
+        ["Difference", "mean", "interval", ""],
+        ["full − grpo", "+0.020", "+0.010 to +0.030", "above 0"],
+    ]
+    names = ["sft", "grpo", "full", "shuffled", "constant"]
+    rows = page.rows("world-2")
+    assert [row[0] for row in rows] == ["Arm", *names, *["Difference", "full − grpo"] * 2]
+    assert rows[3][:5] == ["full", "0.700", "0.680 to 0.720", "0.600", "–"]
+    assert page.count("svg", role="img", _class="strip") >= 2 * 5 + 4
+    readings = [json.loads(str(a["data-readings"])) for _, a in page.tags if "data-readings" in a]
+    assert len(readings) == 3, "all worlds together, and each"
     assert "200 held-out requests each" in page.words and "test worlds 3, 4" in page.words
     assert "validation requests of the test worlds" in page.words
 
@@ -165,3 +175,8 @@ def test_arms_that_are_added_later_have_colors_of_their_own() -> None:
     colours = colours_of(["grpo", "full", "redraws", "full.exact", "merged"])
     assert len(set(colours.values())) == 5
     assert (colours["grpo"], colours["full"]) == (0, 1)
+
+
+def test_the_arms_of_a_whole_comparison_have_different_colors() -> None:
+    arms = ["sft", "grpo", "full", "full.jsd", "shuffled", "constant", "placebo", "merged", "redraws"]
+    assert len(set(colours_of(arms).values())) == len(arms)

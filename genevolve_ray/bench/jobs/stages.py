@@ -85,7 +85,7 @@ class AgentStage:
                 split=SPLIT,
             )
             trajectory = await self._agent.rollout(task)
-            if trajectory.outcome is not Outcome.INFRA_FAILURE:
+            if not trajectory.repeatable:
                 break
         ends = {Outcome.INFRA_FAILURE: RowEnd.FAILED, Outcome.POLICY_FAILURE: RowEnd.MISSED}
         values = agent_row(

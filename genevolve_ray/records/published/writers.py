@@ -13,7 +13,7 @@ from genevolve_ray.records.published.names import picture_path
 from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seen import shown_pictures
-from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.trajectory import Termination, Trajectory
 from genevolve_ray.records.verdict import NO_TEXT_VALUE, ROW_DIGITS, ImageScores, ScoreFormula, kscore
 
 _ERROR_CHARS = 1000
@@ -87,11 +87,16 @@ def agent_row(
         "gen_prompt": program.gen_prompt if program else "",
         "reference_images": references,
         "messages": [dict(message) for message in opening] + _messages(trajectory),
-        "termination": trajectory.termination.value,
+        "termination": _ended(trajectory.termination),
         "rounds": len(trajectory.turns),
         "error": trajectory.reason[:_ERROR_CHARS] or None,
         PROVENANCE: _provenance(row, ours | dict(provenance or {})),
     }
+
+
+def _ended(termination: Termination) -> str:
+    """Return the published name of a termination; published files know a prompt that is too long as an error."""
+    return (Termination.ERROR if termination is Termination.PROMPT_TOO_LONG else termination).value
 
 
 def rendered_row(

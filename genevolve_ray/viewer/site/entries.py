@@ -16,6 +16,8 @@ from genevolve_ray.records.trajectory import Outcome
 
 TRAINING = "train"
 """Name of the set of all training groups; the other sets are the named trajectories of the run, as `heldout-final`."""
+REDRAWS = "redraws"
+"""Name of the set of guided re-draws: attempts with a guide in their prompt, apart from the group's own."""
 PAGE_SIZE, LARGEST_PAGE = 24, 200
 _ADDRESS = re.compile(r"[a-z0-9][a-z0-9-]{0,119}")
 _LONGEST_TEXT = 200
@@ -48,7 +50,7 @@ class TrajectoryEntry:
     Attributes:
         address: its name in addresses of pages, the same whenever a run is indexed.
         group: address of its group.
-        set: `train`, or the name of a set of trajectories.
+        set: `train`, `redraws`, or the name of a set of trajectories.
         step: step for which it was sampled; 0 outside of training.
         request_id: id of the request.
         sample: number of the sample in its group.
@@ -63,7 +65,7 @@ class TrajectoryEntry:
         engine: the engine that sampled it.
         turns: number of turns.
         seconds: seconds that it took, summed over its parts.
-        trained: step that trained on it, None where no step has.
+        trained: step that trained on it, None where no step has; for a guided re-draw the step that it was drawn in.
     """
 
     address: str
@@ -130,7 +132,7 @@ class EntryFilter:
     """Select trajectories; an empty field selects all.
 
     Attributes:
-        set: `train` or the name of a set.
+        set: `train`, `redraws` or the name of a set.
         step: step for which it was sampled.
         request: id of the request, whole.
         outcome: outcome of the trajectory.
@@ -192,9 +194,8 @@ def _finite(text: str) -> float:
 def group_address(of_set: str, step: int, request_id: str) -> str:
     """Return the address of a group: readable at its start, and unique by a hash of set, step and request."""
     key = hashlib.sha256(json.dumps([of_set, step, request_id]).encode()).hexdigest()[:16]
-    place = (
-        f"step-{step}" if of_set == TRAINING else re.sub(r"[^a-z0-9]+", "-", of_set.lower()).strip("-")[:40] or "set"
-    )
+    name = re.sub(r"[^a-z0-9]+", "-", of_set.lower()).strip("-")[:40] or "set"
+    place = {TRAINING: f"step-{step}", REDRAWS: f"{REDRAWS}-{step}"}.get(of_set, name)
     return f"{place}-{key}"
 
 

@@ -17,7 +17,7 @@ from genevolve_ray.records.trajectory import Group, Trajectory
 from genevolve_ray.records.verdict import RewardConfig
 from genevolve_ray.viewer.data import HELDOUT
 from genevolve_ray.viewer.gallery import SMALL_SIDE, PagePicture
-from genevolve_ray.viewer.site.entries import GroupEntry, TrajectoryEntry
+from genevolve_ray.viewer.site.entries import TRAINING, GroupEntry, TrajectoryEntry
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pages import THUMBNAIL, Links
 
@@ -94,8 +94,10 @@ def advantages(store: RunStore, group: GroupEntry, members: Mapping[str, Traject
     """Return the advantage of each trajectory that a step trained on, by address.
 
     Advantages are not stored. They follow from the rewards of the group and the settings of the run alone, so they are
-    computed again by the learner's own functions. Groups that no step trained on have none.
+    computed again by the learner's own functions. Groups that no step trained on have none, and neither have re-draws.
     """
+    if group.set != TRAINING:
+        return {}
     # The learner's module takes longer to load than all that a first page needs.
     from genevolve_ray.evolution.learner import trained_trajectories
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from genevolve_ray.records.experience import Use
-from genevolve_ray.viewer.experience import Bundle, group_experience
+from genevolve_ray.viewer.site.cards import cards_of
 from genevolve_ray.viewer.site.entries import (
+    REDRAWS,
     TRAINING,
     EntryFilter,
     EntryOrder,
@@ -24,12 +24,13 @@ from genevolve_ray.viewer.site.facts import (
     stored_request,
     stored_truth,
 )
+from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pages import PageRequest, SitePage
 from genevolve_ray.viewer.site.story import Judgment, Story, tell
 from genevolve_ray.viewer.site.trajectory import index_of
 
-USES = 12
-"""Recalls listed of one bundle; the rest are counted."""
+_OTHER = {TRAINING: REDRAWS, REDRAWS: TRAINING}
+"""The set of the other attempts at the same request in the same step."""
 SHOWN_MEMBERS = 16
 """Samples of a group that the list shows; the rest are counted."""
 ORDERS = {
@@ -48,28 +49,6 @@ class GroupSample:
     story: Story
     advantage: float | None
     mark: str
-
-
-@dataclass(frozen=True)
-class CardUse:
-    """Hold one recall of an experience card, with the address of the group that it taught."""
-
-    use: Use
-    address: str
-
-
-@dataclass(frozen=True)
-class ExperienceCard:
-    """Describe a bundle of experience on the page of a group; the recalls of other requests come first.
-
-    `source` is the address of the group that it was written from.
-    """
-
-    bundle: Bundle
-    source: str
-    slots: tuple[tuple[str, tuple[str, ...]], ...]
-    uses: tuple[CardUse, ...]
-    more: int
 
 
 def build_groups(request: PageRequest) -> dict[str, Any]:
@@ -98,9 +77,9 @@ def _order(given: str) -> EntryOrder:
 
 
 def best_and_worst(group: GroupEntry) -> dict[str, str]:
-    """Return `best` and `worst` by the addresses of samples; nothing where all rewards are equal."""
+    """Return `best` and `worst` by the addresses of samples; nothing where all rewards are equal, or for re-draws."""
     scored = [entry for entry in group.members if entry.reward is not None]
-    if not group.spread:
+    if not group.spread or group.set == REDRAWS:
         return {}
     best = next(entry for entry in scored if entry.reward == group.best)
     worst = next(entry for entry in scored if entry.reward == group.worst)
@@ -111,36 +90,45 @@ def build_group(request: PageRequest) -> dict[str, Any]:
     """Return what the page of a group shows. Raises UnknownAddress, and StoreError for a damaged file."""
     index = index_of(request)
     group = index.group(request.params["group"])
+    asked = stored_request(index.store, group.request_id)
+    samples = _samples(index, group)
+    other = index.find_group(group_address(_OTHER.get(group.set, ""), group.step, group.request_id))
+    redraws = _samples(index, other) if other is not None and other.set == REDRAWS else []
+    written, recalled = cards_of(index, group)
+    return {
+        "title": group.request_id,
+        "group": group,
+        "prompt": samples[0].story.trajectory.prompt,
+        "request": asked,
+        "truth": samples[0].story.truth,
+        "samples": samples,
+        "other": other,
+        "redraws": redraws,
+        "rows": component_rows([sample.story for sample in samples]),
+        "pair": {mark: address for address, mark in best_and_worst(group).items()},
+        "written": written,
+        "recalled": recalled,
+        "pictures": LinkedPictures(request.links),
+        "sides": SIDES,
+        "training": group.set == TRAINING,
+        "guided": group.set == REDRAWS,
+    }
+
+
+def _samples(index: RunIndex, group: GroupEntry) -> list[GroupSample]:
+    """Return the samples of a group in its order."""
     members = load_group(index, group)
     asked = stored_request(index.store, group.request_id)
     trained = next((entry.trained for entry in group.members if entry.trained is not None), None)
     truth = stored_truth(index.store, group.request_id, trained)
-    earned, marks = advantages(index.store, group, members), best_and_worst(group)
-    samples = [
+    earned = advantages(index.store, group, members)
+    marks = best_and_worst(group)
+    return [
         GroupSample(
             e, tell(members[e.address], request=asked, truth=truth), earned.get(e.address), marks.get(e.address, "")
         )
         for e in group.members
     ]
-    written, recalled = (
-        group_experience(index.store, group.step, group.request_id) if group.set == TRAINING else (None, None)
-    )
-    pair = {mark: address for address, mark in marks.items()}
-    return {
-        "title": group.request_id,
-        "group": group,
-        "prompt": next(iter(members.values())).prompt,
-        "request": asked,
-        "truth": truth,
-        "samples": samples,
-        "rows": component_rows([sample.story for sample in samples]),
-        "pair": pair,
-        "written": experience_card(written),
-        "recalled": experience_card(recalled) if recalled is not written else None,
-        "pictures": LinkedPictures(request.links),
-        "sides": SIDES,
-        "training": group.set == TRAINING,
-    }
 
 
 def component_rows(stories: Sequence[Story]) -> list[tuple[str, list[float | None]]]:
@@ -154,21 +142,6 @@ def component_rows(stories: Sequence[Story]) -> list[tuple[str, list[float | Non
 
 def _named(judged: Judgment, name: str) -> str:
     return name if judged.name == "judge" else f"{judged.name}.{name}"
-
-
-def experience_card(bundle: Bundle | None) -> ExperienceCard | None:
-    """Return a bundle as a page shows it, None for none."""
-    if bundle is None:
-        return None
-    lesson = bundle.experience
-    uses = sorted(bundle.uses, key=lambda use: (use.own, use.step, use.request_id))
-    return ExperienceCard(
-        bundle,
-        group_address(TRAINING, lesson.step, lesson.request_id),
-        tuple((lesson.layout.slots[name], bullets) for name, bullets in lesson.guidance.items()),
-        tuple(CardUse(use, group_address(TRAINING, use.step, use.request_id)) for use in uses[:USES]),
-        len(uses[USES:]),
-    )
 
 
 GROUPS = SitePage("groups", "groups.html.j2", build_groups, label="Groups")

@@ -1,5 +1,7 @@
 """Index of a run's trajectories, in SQLite in a temporary file of the viewer; the run itself is only read.
 
+Guided re-draws are a set of their own, so that no training group holds one.
+
 The index follows a run that goes on. A file of a group never changes, so each is read once; a set of trajectories is read
 again when its file has changed. A run that was wound back to an earlier step is indexed again.
 """
@@ -27,6 +29,7 @@ from genevolve_ray.viewer.site.columns import IndexedFile, read_columns, read_ro
 from genevolve_ray.viewer.site.entries import (
     LARGEST_PAGE,
     PAGE_SIZE,
+    REDRAWS,
     TRAINING,
     EntryFilter,
     EntryOrder,
@@ -67,7 +70,7 @@ class IndexState:
 
 
 class RunIndex:
-    """Keep an index of the trajectories of a run: of its training groups, committed or not yet, and of its named sets.
+    """Keep an index of the trajectories of a run: training groups, committed or not yet, guided re-draws, and named sets.
 
     `refresh` is called by one thread at a time; everything else from any.
     """
@@ -142,10 +145,11 @@ class RunIndex:
         for step in steps:
             if step < self._listed:
                 break
-            folder = f"steps/{step_name(step)}/groups"
-            for name, size in self.run_folder.entries(folder).items():
-                if size is not None and _GROUP_FILE.fullmatch(name):
-                    yield f"{folder}/{name}", str(size), TRAINING
+            for inner, of_set in (("groups", TRAINING), ("redraws", REDRAWS)):
+                folder = f"steps/{step_name(step)}/{inner}"
+                for name, size in self.run_folder.entries(folder).items():
+                    if size is not None and _GROUP_FILE.fullmatch(name):
+                        yield f"{folder}/{name}", str(size), of_set
         for name in current_sets(self.store.trajectory_names()):
             path = f"trajectories/{name}.parquet"
             if (stamp := _file_stamp(self.run_folder, path)) is not None:
@@ -179,7 +183,9 @@ class RunIndex:
         with self._transaction() as connection:
             for manifest in self.store.manifests():
                 if manifest.step > marked:
-                    rows = ((manifest.step, group.path) for group in manifest.groups)
+                    paths = [group.path for group in manifest.groups]
+                    paths += [str(file["path"]) for file in manifest.loop.get("redraws", ())]
+                    rows = ((manifest.step, path) for path in paths)
                     connection.executemany("UPDATE files SET trained = ? WHERE path = ?", rows)
         # Groups may wait for later steps than the next, but none comes to a step before the last committed one.
         self._listed = self.store.last_step
@@ -246,11 +252,23 @@ class RunIndex:
 
     def group(self, address: str) -> GroupEntry:
         """Return a group by its address. Raises UnknownAddress."""
-        with self.reading() as connection:
-            found = queries.group(connection, address) if is_address(address) else None
-        if found is None:
+        if (found := self.find_group(address)) is None:
             raise UnknownAddress(f"no group has the address {address[:120]}")
         return found
+
+    def find_group(self, address: str) -> GroupEntry | None:
+        """Return a group by its address, None where there is none."""
+        with self.reading() as connection:
+            return queries.group(connection, address) if is_address(address) else None
+
+    def trained_group(self, step: int, request_id: str) -> str:
+        """Return the address of the group of a request that a step trained on; it may have been leased in an earlier round.
+
+        Before that group is indexed, the address is that of a group of the step's own round.
+        """
+        with self.reading() as connection:
+            found = queries.trained_group(connection, step, request_id, TRAINING)
+        return found or group_address(TRAINING, step, request_id)
 
     def load(self, address: str) -> Trajectory:
         """Return a whole trajectory.

@@ -119,6 +119,15 @@ def group(connection: sqlite3.Connection, address: str) -> GroupEntry | None:
     )
 
 
+def trained_group(connection: sqlite3.Connection, step: int, request_id: str, of_set: str) -> str | None:
+    """Return the address of the group of a request that a step trained on, None where it is not known."""
+    row = connection.execute(
+        "SELECT t.grp FROM files f JOIN trajectories t ON t.file = f.id WHERE f.trained = ? AND t.request_id = ? AND t.part = ?",
+        (step, request_id, of_set),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def entry(connection: sqlite3.Connection, address: str) -> TrajectoryEntry | None:
     """Return an entry, None for an unknown address."""
     row = connection.execute(f"{_ENTRY} WHERE t.address = ?", (address,)).fetchone()

@@ -96,7 +96,7 @@ def versions(connection: sqlite3.Connection) -> list[VersionTokens]:
     """Return the sampled tokens of training groups by the step that trained on them and by version."""
     rows = connection.execute(
         "SELECT f.trained, k.version, sum(k.count) FROM tokens k JOIN files f ON f.id = k.file "
-        "WHERE f.path LIKE 'steps/%' GROUP BY f.trained, k.version ORDER BY f.trained, k.version"
+        "WHERE f.path LIKE 'steps/%/groups/%' GROUP BY f.trained, k.version ORDER BY f.trained, k.version"
     )
     return [VersionTokens(*row) for row in rows]
 

@@ -7,7 +7,8 @@ from typing import Any
 from genevolve_ray.records.published.structured import STRUCTURED_NAME, structured_bytes, structured_of
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.viewer.experience import Decode, load_decoder
-from genevolve_ray.viewer.site.entries import TRAINING, TrajectoryEntry
+from genevolve_ray.viewer.site.cards import cards_of
+from genevolve_ray.viewer.site.entries import REDRAWS, TRAINING, TrajectoryEntry
 from genevolve_ray.viewer.site.facts import (
     SIDES,
     LinkedPictures,
@@ -41,6 +42,8 @@ def told(index: RunIndex, entry: TrajectoryEntry, trajectory: Trajectory) -> Sto
 
 def place_in_words(entry: TrajectoryEntry) -> str:
     """Return where a trajectory stands: its step or set, and whether a step trained on it."""
+    if entry.set == REDRAWS:
+        return f"step {entry.step}, a guided re-draw beside its group"
     if entry.set != TRAINING:
         return f"held-out set {entry.set}"
     if entry.trained is None:
@@ -55,12 +58,14 @@ def build_trajectory(request: PageRequest) -> dict[str, Any]:
     trajectory = index.load(entry.address)
     story, group = told(index, entry, trajectory), index.group(entry.group)
     before, after = neighbors(group.members, entry.address)
+    guide = cards_of(index, group)[1] if entry.set == REDRAWS else None
     return {
         "title": entry.request_id,
         "subtitle": [place_in_words(entry), *(w for w in whereabouts(story) if not w.startswith("step "))],
         "one": story,
         "entry": entry,
         "group": group,
+        "guide": guide,
         "before": before,
         "after": after,
         "pictures": LinkedPictures(request.links),
