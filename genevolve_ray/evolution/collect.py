@@ -83,7 +83,8 @@ async def collect_group(
 
     A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts`
     times, unless its prompt is too long. A sample that still fails stays in the group as such: it has no reward and is
-    never trained on. The whole group shares one render seed and one renderer. Judges of groups are asked once every sample has ended.
+    never trained on. The whole group shares one render seed and one renderer. Judges of groups are asked once every
+    sample has ended.
 
     Args:
         request: the request.
