@@ -122,8 +122,7 @@ class VllmEngine:
         check_model(model_dir, device=device)
         config = config or VllmConfig()
         check_shards(model_dir, config.tensor_parallel_size)
-        max_model_len = engine_context(model_dir, max_model_len)
-        if max_model_len is None:
+        if (max_model_len := engine_context(model_dir, max_model_len)) is None:
             raise ValueError(f"{model_dir} states no max_position_embeddings: set engine.max_model_len")
         threads = config.threads or own_threads(model_dir, device)
         os.environ.update(vllm_environment(device=device, threads=threads, eager=config.enforce_eager))
@@ -161,14 +160,9 @@ class VllmEngine:
             from vllm.config.weight_transfer import WeightTransferConfig
 
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
-        # Not a name of this frame, which vLLM keeps: deleted at the exit of the interpreter, it would print an error.
-        engine = cls(
-            AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)),
-            max_model_len,
-            str(model_dir),
-            config.max_images,
-            keep_cache=config.keep_cache,
-        )
+        # No name of this frame, which vLLM keeps: deleted at the exit of the interpreter, it would print an error.
+        start, settings = AsyncLLM.from_engine_args, AsyncEngineArgs(**arguments)
+        engine = cls(start(settings), max_model_len, str(model_dir), config.max_images, keep_cache=config.keep_cache)
         await engine._open().update_weight_version("0")
         return engine
 
