@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,12 @@ def test_few_files_are_slivers() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in SOURCES if path.name != "__init__.py"}
     small = sorted(name for name, length in lengths.items() if length < SMALL_FILE_LINES)
     assert len(small) <= MAX_SMALL_FILES, f"put some of them where they are used: {small}"
+
+
+def test_no_two_modules_of_tests_have_one_name() -> None:
+    """Pytest imports them by their bare names, and the folders of all helpers are on the path."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_two_public_classes_have_one_name() -> None:
