@@ -160,7 +160,7 @@ class VllmEngine:
             from vllm.config.weight_transfer import WeightTransferConfig
 
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
-        # No name of this frame, which vLLM keeps: deleted at the exit of the interpreter, it would print an error.
+        # The engine is no local: vLLM keeps this frame alive, and an engine deleted at the interpreter's exit prints an error.
         start, settings = AsyncLLM.from_engine_args, AsyncEngineArgs(**arguments)
         engine = cls(start(settings), max_model_len, str(model_dir), config.max_images, keep_cache=config.keep_cache)
         await engine._open().update_weight_version("0")

@@ -220,9 +220,8 @@ def test_an_exercise_words_its_program_as_its_guide_says(seed: int) -> None:
     pieces = follow_wordings(np.random.default_rng(seed))
     guide, program = "".join(text for text, _ in pieces).strip().split("\n")
     found = wordings_in(program)
-    assert [f"say {name}" for name in found.values()] and {f"say {name}" for name in found.values()} <= {
-        *guide.removeprefix("- ").split("; ")
-    }
+    assert found
+    assert {f"say {name}" for name in found.values()} <= {*guide.removeprefix("- ").split("; ")}
     assert {s for text, known in pieces if known for s in wordings_in(text)} >= {*found} - {ORDER}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from genevolve_ray.records.experience import Use
 from genevolve_ray.viewer.experience import Bundle, group_experience
+from genevolve_ray.viewer.lessons import guidance
 from genevolve_ray.viewer.site.entries import REDRAWS, TRAINING, GroupEntry
 from genevolve_ray.viewer.site.index import RunIndex
 
@@ -59,7 +60,7 @@ def experience_card(bundle: Bundle | None, index: RunIndex) -> ExperienceCard | 
     return ExperienceCard(
         bundle,
         index.trained_group(lesson.step, lesson.request_id),
-        tuple((lesson.layout.slots[name], bullets) for name, bullets in lesson.guidance.items()),
+        tuple(guidance(lesson)),
         tuple(CardUse(use, index.trained_group(use.step, use.request_id)) for use in uses[:USES]),
         len(uses[USES:]),
     )
