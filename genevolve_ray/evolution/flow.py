@@ -10,7 +10,7 @@ from pydantic import Field
 
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.base import Config, Record
-from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, Termination, Trajectory
 
 
 class FlowConfig(Config):
@@ -40,10 +40,16 @@ class DynamicSamplingConfig(Config):
     deviation, so with continuous rewards nearly equal attempts have large advantages."""
 
     def drops(self, group: Group) -> bool:
-        """Return whether a group has no variance. One that lacks a reward failed from outside, and is not judged by it."""
+        """Return whether a group has no variance.
+
+        A sample whose prompt does not fit never gets a reward: a group is judged by its others, and has no variance where
+        these are fewer than two. A group that lacks another reward failed from outside, and is not judged.
+        """
         rewards = [t.compared for t in group.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)]
-        whole = len(rewards) > 1 and len(rewards) == group.samples
-        return bool(self.rounds) and whole and max(rewards) - min(rewards) <= self.spread
+        long = sum(t.termination is Termination.PROMPT_TOO_LONG for t in group.trajectories)
+        if not self.rounds or len(rewards) + long < group.samples:
+            return False
+        return max(rewards) - min(rewards) <= self.spread if len(rewards) > 1 else long > 0
 
 
 class FlowState(Record):

@@ -14,7 +14,7 @@ from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Termination, Trajectory
 from genevolve_ray.records.usage import Usage
 
 
@@ -123,6 +123,33 @@ async def test_a_group_that_failed_from_outside_is_not_dropped() -> None:
     assert (settings.drops(equal), settings.drops(failed)) == (True, False)
     near = Group("r", 1, [make_trajectory(k, Outcome.SCORED, 0.5 + 0.01 * k.sample) for k in keys])
     assert [DynamicSamplingConfig(rounds=1, spread=s).drops(near) for s in (0.0, 0.05)] == [False, True]
+
+
+def too_long(key: SampleKey) -> Trajectory:
+    made = make_trajectory(key, Outcome.INFRA_FAILURE)
+    made.termination = Termination.PROMPT_TOO_LONG
+    return made
+
+
+@pytest.mark.parametrize(("rewards", "dropped"), [((), True), ((0.5,), True), ((0.5, 0.5), True), ((0.1, 0.9), False)])
+def test_a_group_whose_prompts_do_not_fit_is_judged_by_its_other_samples(
+    rewards: tuple[float, ...], dropped: bool
+) -> None:
+    keys = [SampleKey(step=1, request_id="r", sample=i) for i in range(3)]
+    judged = [make_trajectory(key, Outcome.SCORED, reward) for key, reward in zip(keys, rewards, strict=False)]
+    group = Group("r", 1, [*judged, *(too_long(key) for key in keys[len(rewards) :])])
+    assert DynamicSamplingConfig(rounds=1).drops(group) is dropped
+    assert not DynamicSamplingConfig(rounds=0).drops(group)
+
+
+async def test_a_request_whose_prompt_does_not_fit_gives_way_to_another(scene: Scene) -> None:
+    class Long(Flat):
+        async def rollout(self, task: RolloutTask) -> Trajectory:
+            return too_long(task.key) if task.request.id == "train-1" else await super().rollout(task)
+
+    evolution = scene.begin(dynamic(steps=1), Long())
+    await evolve(evolution)
+    assert batches(evolution) == [["3", "5"]]
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
