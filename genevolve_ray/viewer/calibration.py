@@ -19,9 +19,14 @@ def write_calibration(found: ThresholdCalibration, out: Path, run: str) -> Path:
 
 def render_calibration(found: ThresholdCalibration, run: str) -> str:
     """Return the page as text; every name in it is escaped."""
-    context: dict[str, Any] = {
-        "what": "calibration",
-        "title": run,
+    context = calibration_context(found, run)
+    return render_page("calibration.html.j2", {"what": "calibration", "thumbs": {}, **context})
+
+
+def calibration_context(found: ThresholdCalibration, title: str, prefix: str = "") -> dict[str, Any]:
+    """Return what a page shows of a calibration; `prefix` keeps the ids of several apart."""
+    return {
+        "title": title,
         "subtitle": [
             f"{found.bundles:,} bundles",
             f"{found.requests:,} requests",
@@ -29,12 +34,10 @@ def render_calibration(found: ThresholdCalibration, run: str) -> str:
             f"against {found.reference}",
         ],
         "tiles": _tiles(found),
-        "thumbs": {},
-        "curve": _figure(found),
+        "curve": _figure(found, f"{prefix}calibration"),
         "rows": found.rows,
         "recommended": found.recommended,
     }
-    return render_page("calibration.html.j2", context)
 
 
 def _tiles(found: ThresholdCalibration) -> list[Tile]:
@@ -49,7 +52,7 @@ def _tiles(found: ThresholdCalibration) -> list[Tile]:
     return [Tile("Recommended threshold", f"{row.threshold:g}", note=note), *tiles]
 
 
-def _figure(found: ThresholdCalibration) -> Figure:
+def _figure(found: ThresholdCalibration, name: str) -> Figure:
     xs = [row.threshold for row in found.rows]
 
     def series(name: str, color: int, recalled: list[Recalled]) -> list[ChartSeries]:
@@ -68,4 +71,4 @@ def _figure(found: ThresholdCalibration) -> Figure:
         tuple(lines), x=ChartAxis("threshold"), y=ChartAxis("share", percent=True, zero=True), legend=True
     )
     caption = "Bands are 95% intervals over requests."
-    return Figure("calibration", "Recalled guidance by threshold", caption, chart, wide=True)
+    return Figure(name, "Recalled guidance by threshold", caption, chart, wide=True)
