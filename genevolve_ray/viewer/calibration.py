@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from genevolve_ray.experience.calibration import Recalled, ThresholdCalibration
 from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Kind
 from genevolve_ray.viewer.figures import Figure
 from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import percent, render_page, write_page
+
+
+def read_calibration(values: Mapping[str, Any]) -> ThresholdCalibration:
+    """Return the calibration that `genevolve experience calibrate` wrote.
+
+    Raises:
+        ValueError: for values that are none, with a message that follows a file's name and names the field.
+    """
+    try:
+        found = ThresholdCalibration.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"is no calibration that can be read: {where}: {first['msg']}") from error
+    if not found.rows:
+        raise ValueError("is no calibration that can be read: rows: there are none")
+    return found
 
 
 def write_calibration(found: ThresholdCalibration, out: Path, run: str) -> Path:
