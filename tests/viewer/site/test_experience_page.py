@@ -119,7 +119,9 @@ def test_a_file_that_is_no_result_is_named_with_its_reason(
     assert client_of(source).get("/demo/").status_code == 200
 
 
-def test_a_file_that_cannot_be_read_is_tried_again(source: RunSource, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_tried_again(
+    source: RunSource, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(self: Folder, name: str, what: str, most: int) -> bytes:
         raise StoreError(f"cannot read {name} ({what})") from PermissionError(13, "Permission denied")
 
@@ -157,7 +159,10 @@ def test_hostile_names_and_values_are_text(source: RunSource, run: Path) -> None
     for name in ("lift-000001.json", "c.json"):
         put(run / name, lift_object() if name[0] == "l" else calibration_object())
     plain = actives()
-    policy = lift_object()["policies"]["step 40"] | {"left_out": {HOSTILE: {HOSTILE: 1}}, "lift": {HOSTILE: {"mean": 1}}}
+    policy = lift_object()["policies"]["step 40"] | {
+        "left_out": {HOSTILE: {HOSTILE: 1}},
+        "lift": {HOSTILE: {"mean": 1}},
+    }
     put(run / "lift-000001.json", lift_object(run=HOSTILE, policies={HOSTILE: policy}))
     put(run / "c.json", calibration_object(embedder=HOSTILE, reference=HOSTILE))
     put(run / f"{HOSTILE.replace('/', '_')}.json", "{")
@@ -174,7 +179,9 @@ def test_a_copy_has_the_page(source: RunSource, run: Path, tmp_path: Path) -> No
     assert (tmp_path / "copy" / "static" / "measures.css").is_file()
 
 
-def test_results_of_a_run_that_is_elsewhere_are_read_and_the_page_says_what_the_commands_take(source: RunSource) -> None:
+def test_results_of_a_run_that_is_elsewhere_are_read_and_the_page_says_what_the_commands_take(
+    source: RunSource,
+) -> None:
     folder = Folder("runs/demo", pafs._MockFileSystem())
     folder.put("lift-000040.json", b'{"step": 40, "policies": {}}', "result")
     folder.put("experience/000001.parquet", b"", "memory")

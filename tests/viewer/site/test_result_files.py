@@ -129,4 +129,6 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
         page = parsed(client_of(source).get(f"/{source.slug}/").text)
         assert HOSTILE in page.text
         assert page.count("img") == 0 and [kind for kind, _ in page.scripts] == ["text/javascript"] * 2
-        assert not any(given.startswith("on") or given == "style" for _, attributes in page.tags for given in attributes)
+        assert not any(
+            given.startswith("on") or given == "style" for _, attributes in page.tags for given in attributes
+        )
