@@ -15,6 +15,8 @@ from genevolve_ray.viewer.site.sources import RunSource, ViewSource
 
 MOST_RESULTS = 12
 """Lifts, and calibrations, that the page shows; the others are named."""
+MOST_NAMED = 50
+"""Files that are named of each kind; the rest are counted."""
 
 
 def build_experience(request: PageRequest) -> dict[str, Any]:
@@ -35,14 +37,18 @@ def _measured(found: Sequence[StoredResult]) -> dict[str, Any]:
     lifts = sorted((one for one in found if one.kind is OutputKind.LIFT), key=_step, reverse=True)
     calibrations = [one for one in found if one.kind is OutputKind.CALIBRATION]
     others = [one for one in found if one.kind not in (OutputKind.LIFT, OutputKind.CALIBRATION)]
+    more = [*lifts[MOST_RESULTS:], *calibrations[MOST_RESULTS:]]
     return {
         "lifts": [(one.name, lift_context(one.content)) for one in lifts[:MOST_RESULTS]],
         "calibrations": [
             (one.name, calibration_context(one.content, one.name, f"calibration-{place}-"))
             for place, one in enumerate(calibrations[:MOST_RESULTS], 1)
         ],
-        "more": [one.name for one in (*lifts[MOST_RESULTS:], *calibrations[MOST_RESULTS:])],
-        "faults": [(one.name, one.fault or f"holds another result, of the kind {one.kind}") for one in others],
+        "more": [one.name for one in more[:MOST_NAMED]],
+        "faults": [
+            (one.name, one.fault or f"holds another result, of the kind {one.kind}") for one in others[:MOST_NAMED]
+        ],
+        "unnamed": len(more[MOST_NAMED:]) + len(others[MOST_NAMED:]),
     }
 
 

@@ -26,9 +26,10 @@ class StoredResult:
     Attributes:
         name: its name in the folder.
         kind: the result that it holds, None for none that can be shown.
-        content: its object as a dict; for a calibration the record.
+        content: its object as a dict; for a calibration the record; None where there is no result.
         fault: why there is none to show, in words that follow its name; "" for a result.
         large: whether it was not read because of its size.
+        keys: the keys of an object that is no result.
     """
 
     name: str
@@ -36,6 +37,7 @@ class StoredResult:
     content: Any
     fault: str = ""
     large: bool = False
+    keys: frozenset[str] = frozenset()
 
 
 def is_json(name: str) -> bool:
@@ -48,17 +50,17 @@ def read_result(folder: Folder, name: str) -> StoredResult:
     size = folder.size(name)
     if size is not None and size > LARGEST_RESULT:
         fault = f"has {size:,} bytes; a result has at most {LARGEST_RESULT:,}"
-        return StoredResult(name, None, {}, fault, large=True)
+        return StoredResult(name, None, None, fault, large=True)
     data = folder.get(name, "result", LARGEST_RESULT)
-    values: dict[str, Any] = {}
     try:
         values = object_of(data)
         kind = kind_of(values)
-        if kind is OutputKind.CALIBRATION:
-            return StoredResult(name, kind, read_calibration(values))
+        content = read_calibration(values) if kind is OutputKind.CALIBRATION else values
     except ValueError as error:
-        return StoredResult(name, None, values, str(error))
-    return StoredResult(name, kind, values, "" if kind else "holds no result that has a page")
+        return StoredResult(name, None, None, str(error))
+    if kind is None:
+        return StoredResult(name, None, None, "holds no result that has a page", keys=frozenset(values))
+    return StoredResult(name, kind, content)
 
 
 class RunResults:
@@ -99,4 +101,4 @@ class RunResults:
                 return earlier
             return stamp, read_result(self._folder, name)
         except StoreError as error:  # The next look tries again.
-            return None, StoredResult(name, None, {}, f"could not be read: {error.__cause__ or error}")
+            return None, StoredResult(name, None, None, f"could not be read: {error.__cause__ or error}")

@@ -25,7 +25,7 @@ _LARGEST_STATUS = 1 << 20
 """Bytes of the state of a run that are read: it has 50 notes, and is read every second."""
 _RESERVED = frozenset({"static"})
 """First parts of addresses that belong to the site itself."""
-_FILES = "the JSON file of an ablation, of lifts, of a calibration or of a suite, or a trajectory_structured.json"
+_FILES = "the JSON file of an ablation, of lifts, of a calibration or of a suite, or, on a local disk, a trajectory_structured.json"
 _TRAJECTORY = frozenset({"case_id", "user_prompt", "steps"})
 """Fields of which a trajectory file has some, and no other file."""
 T = TypeVar("T")
@@ -204,12 +204,15 @@ def _opened(place: str, scratch: Path) -> list[ViewSource]:
 
 
 def _file_at(place: str) -> tuple[Folder, str] | None:
-    """Return the folder and the name of a JSON file at a path or a URI, None where there is none."""
-    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
-    parent, slash, name = path.rpartition("/")
-    if not name.lower().endswith(".json"):
+    """Return the folder and the name of a file at a path, or of a JSON file at a URI, None where there is none."""
+    if "://" not in place:
+        path = Path(place)
+        return (Folder(str(path.parent)), path.name) if path.is_file() else None
+    address, mark, options = place.partition("?")
+    parent, _, name = address.rpartition("/")
+    if not is_json(name):
         return None
-    folder = Folder(f"{parent}{mark}{options}" if parent else slash or ".")
+    folder = Folder(f"{parent}{mark}{options}")
     return (folder, name) if folder.size(name) is not None else None
 
 
@@ -220,7 +223,7 @@ def _opened_file(place: str, folder: Folder, name: str) -> ViewSource:
     found = read_result(folder, name)
     if found.kind is not None:
         return ResultSource(folder, found)
-    if folder.is_local and _TRAJECTORY & set(found.content):
+    if folder.is_local and _TRAJECTORY & found.keys:
         return StructuredSource(folder.local(name))
     if folder.is_local and found.large:
         with suppress(DataError):  # A trajectory may have more bytes than a result.

@@ -18,7 +18,7 @@ from store_helpers import CONFIG, take_step
 from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.viewer.site.copy import write_copy
-from genevolve_ray.viewer.site.experience import MOST_RESULTS
+from genevolve_ray.viewer.site.experience import MOST_NAMED, MOST_RESULTS
 from genevolve_ray.viewer.site.results import LARGEST_RESULT, RunResults
 from genevolve_ray.viewer.site.sources import RunSource
 
@@ -148,6 +148,13 @@ def test_beyond_a_bound_results_are_named(source: RunSource, run: Path) -> None:
     page = read(source)
     assert sum(bool(re.fullmatch(r"lift-\d+", name)) for name in page.sections) == MOST_RESULTS
     assert "lift-000001.json is one more result: genevolve view FILE shows it" in page.words
+
+
+def test_only_some_of_many_other_files_are_named(source: RunSource, run: Path) -> None:
+    for number in range(MOST_NAMED + 3):
+        put(run / f"notes-{number:03d}.json", "{}")
+    page = read(source)
+    assert page.words.count("holds no result that has a page") == MOST_NAMED and "and 3 more" in page.words
 
 
 def test_hostile_names_and_values_are_text(source: RunSource, run: Path) -> None:

@@ -93,11 +93,12 @@ def test_results_beside_a_job_are_shown_with_it(tmp_path: Path) -> None:
 def test_another_file_is_refused_by_its_path_and_what_is_taken_is_named(
     tmp_path: Path, content: Any, reason: str
 ) -> None:
-    path = put(tmp_path / "other.json", content)
-    with pytest.raises(SourceFault) as raised:
-        open_sources([str(path)], tmp_path)
+    path, page = (put(tmp_path / name, content) for name in ("other.json", "other.html"))
+    for place in (str(path), path.as_uri(), str(page)):
+        with pytest.raises(SourceFault) as raised:
+            open_sources([place], tmp_path)
+        assert str(raised.value).startswith(f"{place} {reason}")
     said = str(raised.value)
-    assert said.startswith(f"{path} {reason}")
     assert "genevolve view shows the JSON file of an ablation, of lifts, of a calibration or of a suite" in said
 
 
