@@ -44,7 +44,7 @@ def write_page_of(path: Path, roots: Sequence[Path] = (), out: Path | None = Non
         try:
             calibration = read_calibration(read_object(path))
         except ValueError as error:
-            raise UserFault(f"genevolve report: {path} {error}") from error
+            raise UserFault(f"genevolve report: {path} cannot be shown: {error}") from error
         return found, write_calibration(calibration, out or path.with_suffix(".html"), path.stem)
     if found.kind is OutputKind.SUITE:
         from genevolve_ray.viewer.suite import write_suite

@@ -19,16 +19,16 @@ def read_calibration(values: Mapping[str, Any]) -> ThresholdCalibration:
     """Return the calibration that `genevolve experience calibrate` wrote.
 
     Raises:
-        ValueError: for values that are none, with a message that follows a file's name and names the field.
+        ValueError: for values that are none, with a sentence about the file that names the field.
     """
     try:
         found = ThresholdCalibration.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"is no calibration that can be read: {where}: {first['msg']}") from error
+        raise ValueError(f"it is no calibration that can be read: {where}: {first['msg']}") from error
     if not found.rows:
-        raise ValueError("is no calibration that can be read: rows: there are none")
+        raise ValueError("it is no calibration that can be read: rows: there are none")
     return found
 
 

@@ -90,17 +90,17 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         return object_of(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserFault(f"genevolve report: {path} {error}") from error
+        raise UserFault(f"genevolve report: {path} cannot be shown: {error}") from error
 
 
 def object_of(data: bytes) -> dict[str, Any]:
-    """Return the object that JSON holds. Raises ValueError for anything else, with a message that follows a file's name."""
+    """Return the object that JSON holds. Raises ValueError for anything else, with a sentence about the file."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"is no JSON: {error}") from error
+        raise ValueError(f"it is no JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"holds a {type(found).__name__}, not an object")
+        raise ValueError(f"it holds a {type(found).__name__}, not an object")
     return found
 
 

@@ -46,7 +46,7 @@ def _measured(found: Sequence[StoredResult]) -> dict[str, Any]:
         ],
         "more": [one.name for one in more[:MOST_NAMED]],
         "faults": [
-            (one.name, one.fault or f"holds another result, of the kind {one.kind}") for one in others[:MOST_NAMED]
+            (one.name, one.fault or f"it holds another result, of the kind {one.kind}") for one in others[:MOST_NAMED]
         ],
         "unnamed": len(more[MOST_NAMED:]) + len(others[MOST_NAMED:]),
     }

@@ -51,7 +51,7 @@ class ResultSource(ViewSource):
         if stamp != self._stamp:
             found = read_result(self._folder, self.result.name)
             if found.kind is None:
-                raise StoreError(f"{self.place} {found.fault}")
+                raise StoreError(f"{self.place} holds no result any more: {found.fault}")
             self._stamp = stamp
             self._revision += found != self.result
             self.result = found

@@ -27,7 +27,7 @@ class StoredResult:
         name: its name in the folder.
         kind: the result that it holds, None for none that can be shown.
         content: its object as a dict; for a calibration the record; None where there is no result.
-        fault: why there is none to show, in words that follow its name; "" for a result.
+        fault: why there is none to show, as a sentence about the file; "" for a result.
         large: whether it was not read because of its size.
         keys: the keys of an object that is no result.
     """
@@ -49,7 +49,7 @@ def read_result(folder: Folder, name: str) -> StoredResult:
     """Return what a JSON file holds. Raises StoreError when it cannot be read at all."""
     size = folder.size(name)
     if size is not None and size > LARGEST_RESULT:
-        fault = f"has {size:,} bytes; a result has at most {LARGEST_RESULT:,}"
+        fault = f"it has {size:,} bytes; a result has at most {LARGEST_RESULT:,}"
         return StoredResult(name, None, None, fault, large=True)
     data = folder.get(name, "result", LARGEST_RESULT)
     try:
@@ -59,7 +59,7 @@ def read_result(folder: Folder, name: str) -> StoredResult:
     except ValueError as error:
         return StoredResult(name, None, None, str(error))
     if kind is None:
-        return StoredResult(name, None, None, "holds no result that has a page", keys=frozenset(values))
+        return StoredResult(name, None, None, "it holds no result that has a page", keys=frozenset(values))
     return StoredResult(name, kind, content)
 
 
@@ -101,4 +101,4 @@ class RunResults:
                 return earlier
             return stamp, read_result(self._folder, name)
         except StoreError as error:  # The next look tries again.
-            return None, StoredResult(name, None, None, f"could not be read: {error.__cause__ or error}")
+            return None, StoredResult(name, None, None, f"it could not be read: {error.__cause__ or error}")

@@ -228,7 +228,7 @@ def _opened_file(place: str, folder: Folder, name: str) -> ViewSource:
     if folder.is_local and found.large:
         with suppress(DataError):  # A trajectory may have more bytes than a result.
             return StructuredSource(folder.local(name))
-    raise SourceFault(f"{place} {found.fault}; of single files, genevolve view shows {_FILES}")
+    raise SourceFault(f"{place} cannot be shown: {found.fault}; of single files, genevolve view shows {_FILES}")
 
 
 def _results_in(folder: Folder, names: Sequence[str]) -> list[StoredResult]:

@@ -114,7 +114,7 @@ def test_a_file_that_is_no_result_is_named_with_its_reason(
     put(run / "lift-000001.json", content)
     put(run / "lift-000040.json", lift_object())
     page = read(source)
-    assert f"lift-000001.json {reason}" in page.words
+    assert f"lift-000001.json: it {reason}" in page.words
     assert "Lifts of guides, step 40" in page.words
     assert client_of(source).get("/demo/").status_code == 200
 
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "get", refused)
         source.results.refresh()
-    assert source.results.found[0].fault == "could not be read: [Errno 13] Permission denied"
+    assert source.results.found[0].fault == "it could not be read: [Errno 13] Permission denied"
     assert "Lifts of guides, step 40" in read(source).words
 
 

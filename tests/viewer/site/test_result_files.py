@@ -97,7 +97,7 @@ def test_another_file_is_refused_by_its_path_and_what_is_taken_is_named(
     for place in (str(path), path.as_uri(), str(page)):
         with pytest.raises(SourceFault) as raised:
             open_sources([place], tmp_path)
-        assert str(raised.value).startswith(f"{place} {reason}")
+        assert str(raised.value).startswith(f"{place} cannot be shown: it {reason}")
     said = str(raised.value)
     assert "genevolve view shows the JSON file of an ablation, of lifts, of a calibration or of a suite" in said
 
@@ -114,7 +114,10 @@ def test_a_file_is_followed_and_the_last_result_stays_while_it_holds_none(tmp_pa
     path.write_text("{")
     source.look()
     page = parsed(client_of(source).get("/lift/").text).words
-    assert f"This is what the file held before: {path} is no JSON" in page and "step 60" in page
+    assert (
+        f"This is what the file held before: {path} holds no result any more: it is no JSON" in page
+        and "step 60" in page
+    )
     put(path, result_objects()["ablation.json"])
     source.look()
     assert (source.what, source.fault) == ("ablation", "")
