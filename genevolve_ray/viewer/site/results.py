@@ -77,7 +77,7 @@ class RunResults:
 
     @property
     def shown(self) -> bool:
-        """Whether there is a result, or a memory whose guides can be measured."""
+        """True where there is a result, or a memory whose guides can be measured."""
         return self.memory or any(one.kind is not None for one in self.found)
 
     def refresh(self) -> bool:

@@ -64,7 +64,7 @@ class ViewSource(ABC):
 
     @property
     def what(self) -> str:
-        """What it is, in the words of the list of sources."""
+        """The kind as the list of sources shows it."""
         return self.kind.value
 
     @property
