@@ -249,7 +249,7 @@ def report(
 ) -> None:
     """Write the page of an output again: one self-contained HTML file.
 
-    Outputs are runs, data sets, benchmarks, rollouts, renderings, judgments, ablations and suite results.
+    Outputs are runs, data sets, benchmarks, rollouts, renderings, judgments, ablations, lifts, calibrations and suite results.
 
     Example: `genevolve report runs/demo`
     """

@@ -10,7 +10,10 @@ import typer
 
 def view(
     places: Annotated[
-        list[str], typer.Argument(help="Folders (or addresses) of runs; a folder of runs shows all of them.")
+        list[str],
+        typer.Argument(
+            help="Folders (or addresses) of runs, or JSON files of results; a folder shows all that it holds."
+        ),
     ],
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; beyond loopback a token is made and printed.")
@@ -28,6 +31,9 @@ def view(
 ) -> None:
     """Show runs in the browser: progress, curves, services, and every trajectory; a run that is going is followed.
 
+    Lifts and calibrations in the folder of a run have a page there. The JSON file of an ablation, of lifts, of a calibration or
+    of a suite is shown alone or beside runs.
+
     The viewer is a process of its own and only reads, so it cannot harm a run. It ends at Ctrl-C.
 
     Example: `genevolve view runs/demo`
@@ -35,6 +41,8 @@ def view(
     Example: `genevolve view runs --port 8080`
 
     Example: `genevolve view runs/demo --static pages`
+
+    Example: `genevolve view runs/ablation.json`
     """
     from genevolve_ray.commands.view import Viewed, view_run
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genevolve_ray.data.build.publishing import PAGE
+from genevolve_ray.errors import UserFault
 from genevolve_ray.viewer.outputs import Output, OutputKind, read_object, recognize
 
 PAGE_NAME = "report.html"
@@ -37,6 +38,14 @@ def write_page_of(path: Path, roots: Sequence[Path] = (), out: Path | None = Non
         from genevolve_ray.viewer.lift import write_lifts
 
         return found, write_lifts(read_object(path), out or path.with_suffix(".html"))
+    if found.kind is OutputKind.CALIBRATION:
+        from genevolve_ray.viewer.calibration import read_calibration, write_calibration
+
+        try:
+            calibration = read_calibration(read_object(path))
+        except ValueError as error:
+            raise UserFault(f"genevolve report: {path} cannot be shown: {error}") from error
+        return found, write_calibration(calibration, out or path.with_suffix(".html"), path.stem)
     if found.kind is OutputKind.SUITE:
         from genevolve_ray.viewer.suite import write_suite
 

@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import takewhile
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genevolve_ray.experience.config import MergeConfig
 from genevolve_ray.experience.likeness import TIE, alike_bullets, nearest_rows
@@ -37,24 +38,27 @@ LEAST_HITS = 10
 """Requests with a hit below which a threshold is not recommended."""
 THRESHOLDS = tuple(round(0.2 + 0.02 * i, 2) for i in range(41))
 _SAMPLES = 1000
+Share = Annotated[float, Field(ge=0, le=1)]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Recalled(Record):
     """Hold how right a way of recalling is at one threshold; None where nothing was recalled."""
 
-    precision: float | None
-    low: float | None = None
+    precision: Share | None
+    low: Share | None = None
     """Ends of the 95% interval of the precision, over requests."""
-    high: float | None = None
-    recall: float
+    high: Share | None = None
+    recall: Share
 
 
 class ThresholdRow(Record):
     """Hold a threshold, the requests that recall something with it, and how right that is."""
 
-    threshold: float
-    hits: int
-    hit_rate: float
+    threshold: Cosine
+    hits: Count
+    hit_rate: Share
     nearest: Recalled
     """The nearest bundle, whole."""
     merged: Recalled
@@ -66,15 +70,15 @@ class ThresholdCalibration(Record):
 
     embedder: str
     reference: str
-    bundles: int
-    requests: int
-    alike: float
-    chance: float
-    threshold: float
+    bundles: Count
+    requests: Count
+    alike: Share
+    chance: Share
+    threshold: Cosine
     """The run's own."""
-    wanted: float
+    wanted: Share
     """Wanted precision."""
-    recommended: float | None
+    recommended: Cosine | None
     """The least threshold from which on the nearest bundle has it, as far as enough requests have a hit; None: there is
     none."""
     rows: tuple[ThresholdRow, ...]

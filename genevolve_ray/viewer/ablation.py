@@ -135,18 +135,21 @@ def write_ablation(result: dict[str, Any], out: Path) -> Path:
 
 def render_ablation(result: Mapping[str, Any]) -> str:
     """Return the page as text; every name in the result is escaped."""
+    return render_page("ablation.html.j2", {"what": "ablation", "thumbs": {}, **ablation_context(result)})
+
+
+def ablation_context(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a page shows of an ablation: title, subtitle, tiles, and the rows and figures of each section."""
     arms = {str(name): mapping_of(arm) for name, arm in mapping_of(result.get("arms")).items()}
     gaps, areas, bundles = _differences(result, arms), _differences(result.get("areas"), {}), _bundles(result)
     where = "the test worlds" if result.get("test_worlds") else "the training world"
     colours = colours_of(arms)
     curves = ablation_figure([(n, colours[n], _curve(a), _curves(a)) for n, a in arms.items()], where)
     scale = _arm_scale(arms)
-    context: dict[str, Any] = {
-        "what": "ablation",
+    return {
         "title": ", ".join(arms) or "No arms",
         "subtitle": _subtitle(result),
         "tiles": _tiles(arms, gaps, bundles),
-        "thumbs": {},
         "arms": _arms(arms, scale),
         "ends": scale.inner(),
         "gaps": gaps,
@@ -156,7 +159,6 @@ def render_ablation(result: Mapping[str, Any]) -> str:
         "curves": curves,
         "diagnostics": _diagnostics(arms),
     }
-    return render_page("ablation.html.j2", context)
 
 
 def colours_of(arms: Iterable[str]) -> dict[str, int]:

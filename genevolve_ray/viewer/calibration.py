@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from genevolve_ray.experience.calibration import Recalled, ThresholdCalibration
 from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Kind
 from genevolve_ray.viewer.figures import Figure
 from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import percent, render_page, write_page
+
+
+def read_calibration(values: Mapping[str, Any]) -> ThresholdCalibration:
+    """Return the calibration that `genevolve experience calibrate` wrote.
+
+    Raises:
+        ValueError: for values that are none, with a sentence about the file that names the field.
+    """
+    try:
+        found = ThresholdCalibration.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"it is no calibration that can be read: {where}: {first['msg']}") from error
+    if not found.rows:
+        raise ValueError("it is no calibration that can be read: rows: there are none")
+    return found
 
 
 def write_calibration(found: ThresholdCalibration, out: Path, run: str) -> Path:
@@ -19,9 +39,14 @@ def write_calibration(found: ThresholdCalibration, out: Path, run: str) -> Path:
 
 def render_calibration(found: ThresholdCalibration, run: str) -> str:
     """Return the page as text; every name in it is escaped."""
-    context: dict[str, Any] = {
-        "what": "calibration",
-        "title": run,
+    context = calibration_context(found, run)
+    return render_page("calibration.html.j2", {"what": "calibration", "thumbs": {}, **context})
+
+
+def calibration_context(found: ThresholdCalibration, title: str, prefix: str = "") -> dict[str, Any]:
+    """Return what a page shows of a calibration; `prefix` keeps the ids of several apart."""
+    return {
+        "title": title,
         "subtitle": [
             f"{found.bundles:,} bundles",
             f"{found.requests:,} requests",
@@ -29,12 +54,10 @@ def render_calibration(found: ThresholdCalibration, run: str) -> str:
             f"against {found.reference}",
         ],
         "tiles": _tiles(found),
-        "thumbs": {},
-        "curve": _figure(found),
+        "curve": _figure(found, f"{prefix}calibration"),
         "rows": found.rows,
         "recommended": found.recommended,
     }
-    return render_page("calibration.html.j2", context)
 
 
 def _tiles(found: ThresholdCalibration) -> list[Tile]:
@@ -49,7 +72,7 @@ def _tiles(found: ThresholdCalibration) -> list[Tile]:
     return [Tile("Recommended threshold", f"{row.threshold:g}", note=note), *tiles]
 
 
-def _figure(found: ThresholdCalibration) -> Figure:
+def _figure(found: ThresholdCalibration, name: str) -> Figure:
     xs = [row.threshold for row in found.rows]
 
     def series(name: str, color: int, recalled: list[Recalled]) -> list[ChartSeries]:
@@ -68,4 +91,4 @@ def _figure(found: ThresholdCalibration) -> Figure:
         tuple(lines), x=ChartAxis("threshold"), y=ChartAxis("share", percent=True, zero=True), legend=True
     )
     caption = "Bands are 95% intervals over requests."
-    return Figure("calibration", "Recalled guidance by threshold", caption, chart, wide=True)
+    return Figure(name, "Recalled guidance by threshold", caption, chart, wide=True)

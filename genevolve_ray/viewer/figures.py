@@ -50,9 +50,13 @@ class Figure:
 
 def number(value: object) -> float | None:
     """Return a finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # An integer of a file that no float can hold.
+        return None
+    return found if math.isfinite(found) else None
 
 
 def column(rows: Rows, key: str) -> list[float | None]:

@@ -51,17 +51,19 @@ def write_lifts(result: Mapping[str, Any], out: Path) -> Path:
 
 def render_lifts(result: Mapping[str, Any]) -> str:
     """Return the page; missing values are left out, and every text is escaped."""
+    return render_page("lift.html.j2", {"what": "lifts of guides", "thumbs": {}, **lift_context(result)})
+
+
+def lift_context(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a page shows of lifts: title, subtitle, tiles, and the policies with their rows."""
     policies = [_policy(str(name), mapping_of(found)) for name, found in mapping_of(result.get("policies")).items()]
-    context: dict[str, Any] = {
-        "what": "lifts of guides",
+    return {
         "title": Path(str(result.get("run") or "run")).name,
         "subtitle": [f"step {step:.0f}" if (step := number(result.get("step"))) is not None else ""],
         "tiles": _tiles(policies),
-        "thumbs": {},
         "policies": policies,
         "about": ABOUT,
     }
-    return render_page("lift.html.j2", context)
 
 
 def _policy(name: str, found: Mapping[Any, Any]) -> PolicyLifts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,6 +38,8 @@ class OutputKind(StrEnum):
     """The JSON file of `genevolve ablate`."""
     LIFT = "lifts of guides"
     """The JSON file of `genevolve experience lift`."""
+    CALIBRATION = "calibration"
+    """The JSON file of `genevolve experience calibrate`."""
     SUITE = "suite result"
     """The JSON file of `genevolve bench atlas`."""
 
@@ -76,7 +78,7 @@ def recognize(path: Path) -> Output:
         raise UserFault(
             f"genevolve report: {path} is no output that has a page. It takes the folder of a run (run.json), of a data "
             "set (summary.json with parts), of a benchmark (folders agent, render, judge), of rollouts, renderings or "
-            "judgments (results.json, results_eval.json), or the JSON file of an ablation, of a suite or of lifts"
+            "judgments (results.json, results_eval.json), or the JSON file of an ablation, of lifts, of a calibration or of a suite"
         )
     return found
 
@@ -86,12 +88,31 @@ def read_object(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise UserFault(f"genevolve report: {path} has {size:,} bytes; an output has at most {_MAX_BYTES:,}")
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserFault(f"genevolve report: {path} is no JSON: {error}") from error
+        return object_of(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserFault(f"genevolve report: {path} cannot be shown: {error}") from error
+
+
+def object_of(data: bytes) -> dict[str, Any]:
+    """Return the object that JSON holds. Raises ValueError for anything else, with a sentence about the file."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON: {error}") from error
     if not isinstance(found, dict):
-        raise UserFault(f"genevolve report: {path} holds a {type(found).__name__}, not an object")
+        raise ValueError(f"it holds a {type(found).__name__}, not an object")
     return found
+
+
+def kind_of(found: Mapping[str, Any]) -> OutputKind | None:
+    """Return which result an object of a JSON file is, None for none that has a page."""
+    kinds: dict[OutputKind, Callable[[Mapping[str, Any]], bool]] = {
+        OutputKind.ABLATION: lambda found: isinstance(found.get("arms"), dict),
+        OutputKind.LIFT: lambda found: isinstance(found.get("policies"), dict) and "step" in found,
+        OutputKind.CALIBRATION: lambda found: isinstance(found.get("rows"), list) and "recommended" in found,
+        OutputKind.SUITE: lambda found: "reward_mean" in found and isinstance(found.get("rewards"), dict),
+    }
+    return next((kind for kind, fits in kinds.items() if fits(found)), None)
 
 
 def _of_folder(path: Path) -> Output | None:
@@ -118,13 +139,8 @@ def _of_rows(path: Path, file: Path) -> Output:
 def _of_file(path: Path) -> Output | None:
     if path.suffix != ".json":
         return None
-    kinds: dict[OutputKind, Callable[[dict[str, Any]], bool]] = {
-        OutputKind.ABLATION: lambda found: isinstance(found.get("arms"), dict),
-        OutputKind.LIFT: lambda found: isinstance(found.get("policies"), dict) and "step" in found,
-        OutputKind.SUITE: lambda found: "reward_mean" in found and isinstance(found.get("rewards"), dict),
-    }
-    found = read_object(path)
-    return next((Output(kind, path) for kind, fits in kinds.items() if fits(found)), None)
+    kind = kind_of(read_object(path))
+    return None if kind is None else Output(kind, path)
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

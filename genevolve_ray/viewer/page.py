@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from genevolve_ray.viewer.gallery import clip
 
-STYLES = ("palette.css", "report.css", "chart.css", "zoom.css")
+STYLES = ("palette.css", "report.css", "measures.css", "chart.css", "zoom.css")
 SCRIPTS = ("chart.js", "zoom.js", "report.js")
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 

@@ -21,14 +21,18 @@ def write_suite(result: Mapping[str, Any], out: Path, name: str) -> Path:
 
 def render_suite(result: Mapping[str, Any], name: str) -> str:
     """Return the page; missing values are left out, and every text is escaped."""
+    return render_page("results.html.j2", {"what": "suite result", "thumbs": {}, **suite_context(result, name)})
+
+
+def suite_context(result: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return what a page shows of a suite's result: tiles, distribution, measures, and what has no reward."""
     rewards = result.get("rewards")
     listed = rewards if isinstance(rewards, Mapping) else {}
     scores = [v for value in listed.values() if (v := number(value)) is not None]
     lost = [str(key) for key, value in listed.items() if number(value) is None]
     parts = result.get("reward_parts")
     measures = {**(parts if isinstance(parts, Mapping) else {}), **{key: result.get(key) for key in _MEASURES}}
-    context: dict[str, Any] = {
-        "what": "suite result",
+    return {
         "title": name,
         "subtitle": [str(result[key]) for key in ("policy", "engine") if result.get(key)],
         "tiles": _tiles(result),
@@ -43,9 +47,7 @@ def render_suite(result: Mapping[str, Any], name: str) -> str:
         "failures": [("no reward, because a service failed", len(lost), ", ".join(lost[:8]))] if lost else [],
         "rejected": [],
         "facts": [(key.replace("_", " "), str(result[key])) for key in _FACTS if result.get(key) not in (None, "")],
-        "thumbs": {},
     }
-    return render_page("results.html.j2", context)
 
 
 def _tiles(result: Mapping[str, Any]) -> list[Tile]:

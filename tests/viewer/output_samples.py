@@ -77,3 +77,35 @@ def rollouts_folder(root: Path) -> Path:
     put(root / "refs/1.png", png("orange"))
     put(root / "results.json", rows)
     return root
+
+
+GAIN = {"mean": 0.1, "low": 0.05, "high": 0.15, "pairs": 12}
+
+
+def lift_object(step: int = 40, **fields: Any) -> dict[str, Any]:
+    """Return what `genevolve experience lift` writes, of one policy."""
+    policy = {"reward": 0.5, "requests": 20, "left_out": {}, "lift": {"own": GAIN}, "differences": {}}
+    return {"run": "runs/demo", "step": step, "policies": {f"step {step}": policy}} | fields
+
+
+def calibration_object(**fields: Any) -> dict[str, Any]:
+    """Return what `genevolve experience calibrate` writes, of two thresholds."""
+    recalled = {"precision": 0.75, "low": 0.5, "high": 1.0, "recall": 0.25}
+    rows = [
+        {"threshold": t, "hits": 3, "hit_rate": 0.4, "nearest": recalled, "merged": recalled | {"precision": None}}
+        for t in (0.4, 0.5)
+    ]
+    about = {"embedder": "hashing", "reference": "own", "bundles": 12, "requests": 12, "alike": 0.5, "chance": 0.2}
+    return {**about, "threshold": 0.84, "wanted": 0.9, "recommended": 0.5, "rows": rows} | fields
+
+
+def result_objects() -> dict[str, dict[str, Any]]:
+    """Return an object of each kind of result, by the name of a file."""
+    suite = {"policy": "cold", "reward_mean": 0.5, "requests": 2, "rewards": {"a": 0.4, "b": None}, "world_seed": 3}
+    arms = {name: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1} for name, mean in (("sft", 0.5), ("full", 0.6))}
+    return {
+        "ablation.json": {"arms": arms, "full_minus_sft": GAIN, "seeds": 1, "steps": 4},
+        "lift-000040.json": lift_object(),
+        "calibration.json": calibration_object(),
+        "suite.json": suite,
+    }

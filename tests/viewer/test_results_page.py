@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from output_samples import bench_folder, judged_row, png, put, rollouts_folder
+from output_samples import bench_folder, calibration_object, judged_row, png, put, rollouts_folder
 from page_helpers import HOSTILE, Page, parsed
 
 from genevolve_ray.commands.report import write_page_of
@@ -143,6 +143,7 @@ def test_a_suite_result_has_the_same_look() -> None:
     [
         (OutputKind.SUITE, {"a.json": SUITE}, "a.json"),
         (OutputKind.ABLATION, {"a.json": {"arms": {}}}, "a.json"),
+        (OutputKind.CALIBRATION, {"a.json": calibration_object()}, "a.json"),
         (OutputKind.JUDGMENTS, {"results_eval.json": [judged_row(1, 1.0)]}, "results_eval.json"),
         (OutputKind.JUDGMENTS, {"results_eval.jsonl": json.dumps(judged_row(1, 1.0))}, "."),
         (OutputKind.DATA, {"summary.json": {"parts": {}}}, "."),
@@ -162,8 +163,8 @@ def test_an_output_is_recognized_by_its_files(
     [
         (None, "", "missing does not exist"),
         ("notes.txt", "hello", "is no output that has a page. It takes the folder of a run"),
-        ("a.json", "{", "a.json is no JSON"),
-        ("a.json", "[]", "a.json holds a list, not an object"),
+        ("a.json", "{", "a.json cannot be shown: it is no JSON"),
+        ("a.json", "[]", "a.json cannot be shown: it holds a list, not an object"),
         ("a.json", "{}", "is no output that has a page"),
         ("folder/other.txt", "", "is no output that has a page"),
     ],
@@ -181,5 +182,12 @@ def test_the_command_says_what_it_found_and_writes_beside_it(tmp_path: Path) -> 
     assert page.read_text().rstrip().endswith("</html>")
     _, page = write_page_of(put(tmp_path / "atlas.json", SUITE))
     assert page == tmp_path / "atlas.html"
+    _, page = write_page_of(put(tmp_path / "calibration.json", calibration_object()))
+    assert "Recalled guidance by threshold" in page.read_text()
+    with pytest.raises(
+        UserFault,
+        match=r"wrong.json cannot be shown: it is no calibration that can be read: chance: Input should be less",
+    ):
+        write_page_of(put(tmp_path / "wrong.json", calibration_object(chance=2)))
     _, page = write_page_of(put(tmp_path / "arms.json", {"arms": {}}), out=tmp_path / "other" / "page.html")
     assert page.is_file() and page.parent.name == "other"

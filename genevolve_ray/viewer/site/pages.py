@@ -79,6 +79,7 @@ class SitePage:
         label: text in the navigation, "" for a page that only others link to.
         params: names of the parameters in the address.
         kinds: sources that have the page.
+        listed: whether the navigation of a source has the label; the page itself can be opened either way.
     """
 
     name: str
@@ -87,6 +88,7 @@ class SitePage:
     label: str = ""
     params: tuple[str, ...] = ()
     kinds: frozenset[SourceKind] = frozenset({SourceKind.RUN})
+    listed: Callable[[ViewSource], bool] = lambda source: True
 
 
 def read_params(page: SitePage, given: list[str]) -> dict[str, str]:
@@ -112,15 +114,17 @@ def all_pages() -> list[SitePage]:
     """Return every page, in the order of the navigation; a kind of source has one page of a name."""
     from genevolve_ray.viewer.site.compare import COMPARE
     from genevolve_ray.viewer.site.compare_runs import RUNS
+    from genevolve_ray.viewer.site.experience import EXPERIENCE
     from genevolve_ray.viewer.site.gateway_status import GATEWAY
     from genevolve_ray.viewer.site.groups import GROUP, GROUPS
     from genevolve_ray.viewer.site.outputs import BUILD, JOB, ROWS
     from genevolve_ray.viewer.site.overview import OVERVIEW
+    from genevolve_ray.viewer.site.result_file import RESULT_FILE
     from genevolve_ray.viewer.site.structured_file import STRUCTURED_FILE
     from genevolve_ray.viewer.site.trajectory import STRUCTURED, TOKENS, TRAJECTORY
 
-    ours = [GROUPS, GROUP, TRAJECTORY, TOKENS, STRUCTURED, COMPARE, RUNS]
-    return [OVERVIEW, *ours, JOB, BUILD, GATEWAY, ROWS, STRUCTURED_FILE]
+    ours = [GROUPS, GROUP, TRAJECTORY, TOKENS, STRUCTURED, COMPARE, RUNS, EXPERIENCE]
+    return [OVERVIEW, *ours, JOB, BUILD, GATEWAY, ROWS, RESULT_FILE, STRUCTURED_FILE]
 
 
 def pages_of(kind: SourceKind) -> dict[str, SitePage]:

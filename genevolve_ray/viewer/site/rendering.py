@@ -26,7 +26,8 @@ FILE_POLICY = (
 def render_source_page(page: SitePage, request: PageRequest) -> str:
     """Return a page of a source. Raises PageMissing."""
     context = page.build(request)
-    menu = [(p.label, request.links.page(p.name), p is page) for p in pages_of(request.source.kind).values() if p.label]
+    pages = [p for p in pages_of(request.source.kind).values() if p.label and p.listed(request.source)]
+    menu = [(p.label, request.links.page(p.name), p is page) for p in pages]
     return render(page.template, request.links, source=request.source, menu=menu, **context)
 
 

@@ -66,7 +66,8 @@ function leave() {
   stream = null;
 }
 
-if (events && document.querySelector("[data-live]")) {
+// The navigation alone is no reason to follow: most pages of a run never change.
+if (events && document.querySelector("main [data-live]")) {
   follow();
   document.addEventListener("visibilitychange", () => document.hidden ? leave() : follow());
   document.addEventListener("focusout", release);

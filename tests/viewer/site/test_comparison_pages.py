@@ -132,8 +132,8 @@ def test_a_trajectory_file_is_a_source_of_its_own(tmp_path: Path) -> None:
     assert "Show two moons." in client_of(source).get("/trajectory_structured/").text
 
 
-def test_a_file_of_another_kind_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_broken_trajectory_file_is_an_error_that_names_its_field(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
-    path.write_text("{}")
+    path.write_text('{"steps": []}')
     with pytest.raises(DataError, match=r"other\.json: case_id: Field required"):
         open_sources([str(path)], tmp_path)

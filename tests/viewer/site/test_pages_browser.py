@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from output_samples import calibration_object, lift_object, put
 from site_run import addresses, open_run, speak, store_site_run
 
 from genevolve_ray.serving.local import bound_socket, serve_app
@@ -70,6 +71,8 @@ def site(
     """A served run, and its source."""
     folder = tmp_path_factory.mktemp("site")
     run = store_site_run(folder / "run", make_data(requests=9, steps=2))
+    put(run / "lift-000002.json", lift_object(2))
+    put(run / "calibration.json", calibration_object())
     with open_run(run, folder / "index") as source, served(source) as url:
         yield url, source
 
@@ -171,6 +174,7 @@ def test_pages_fit_a_phone_in_either_scheme(page: Any, site: tuple[str, RunSourc
         f"tokens/{first}",
         f"compare?a={first}&b={second}",
         "runs",
+        "experience",
     ):
         page.goto(f"/run/{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
@@ -221,6 +225,16 @@ def test_a_part_in_use_follows_once_it_is_left(page: Any, site: tuple[str, RunSo
     assert page.locator("#engines h2[data-old]").count() == 1
     page.evaluate("document.activeElement.blur()")
     page.wait_for_selector("#engines h2:not([data-old])")
+
+
+def test_the_navigation_follows_on_pages_that_follow_and_no_other_page_does(page: Any) -> None:
+    page.goto("/run/experience")
+    assert page.evaluate("stream !== null")
+    page.evaluate("document.querySelector('#pages').lastElementChild.remove()")
+    page.evaluate("refresh()")
+    page.wait_for_selector("#pages a:has-text('Experience')")
+    page.goto("/run/groups")
+    assert page.locator("#pages a:has-text('Experience')").count() == 1 and page.evaluate("stream === null")
 
 
 def test_a_hidden_page_holds_no_connection(page: Any, site: tuple[str, RunSource]) -> None:
