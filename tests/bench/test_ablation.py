@@ -180,6 +180,28 @@ async def test_worlds_with_other_numbers_of_validation_requests_are_refused(tmp_
         assert store.trajectory_names() == []
 
 
+async def test_a_run_that_was_validated_on_other_worlds_has_no_curve(
+    made: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    first, _ = await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(3, 4))
+    assert first["arms"]["grpo"]["curve"]
+    for changes in ({"test_worlds": (5, 6)}, {"test_worlds": (3,)}, {}):
+        other, _ = await compare(tmp_path, Arm.GRPO, seeds=1, **changes)
+        assert other["arms"]["grpo"]["curve"] == [] and other["arms"]["grpo"]["area"] is None
+    again, _ = await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(4, 3))
+    assert again["arms"]["grpo"]["curve"] == first["arms"]["grpo"]["curve"]
+
+
+async def test_a_run_is_not_continued_with_other_worlds(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    short = full().model_copy(update={"loop": full().loop.model_copy(update={"steps": 2})})
+    plan = AblationPlan(arms=(Arm.GRPO,), seeds=1, requests=4, constant=GENERIC, test_worlds=(3, 4))
+    await ablate(short, Path("model"), tmp_path, plan, lambda text: None)
+    with pytest.raises(UserFault, match=r"run .*grpo-1 is validated on other worlds .* has 1 steps to go"):
+        await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(5, 6))
+    result, _ = await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(3, 4))
+    assert [step for step, _ in result["arms"]["grpo"]["curve"]] == [1, 2, 3]
+
+
 async def test_of_the_training_world_areas_are_compared_over_seeds(made: dict[str, list[Any]], tmp_path: Path) -> None:
     result, _ = await compare(tmp_path, Arm.GRPO, Arm.FULL, seeds=2)
     assert result["areas"]["full_minus_grpo"]["mean"] == pytest.approx(
