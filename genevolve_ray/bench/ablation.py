@@ -30,7 +30,7 @@ from genevolve_ray.bench.worlds import (
     validated_elsewhere,
 )
 from genevolve_ray.engines.protocol import Engine, SamplingParams
-from genevolve_ray.errors import UserFault
+from genevolve_ray.errors import OutageError, UserFault
 from genevolve_ray.evolution.collect import IN_FLIGHT, evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import (
@@ -42,6 +42,7 @@ from genevolve_ray.evolution.inprocess import (
 )
 from genevolve_ray.evolution.metrics import evaluation_metrics
 from genevolve_ray.evolution.monitor import NullMonitor
+from genevolve_ray.evolution.outage import check_prompts_fit, main_reason
 from genevolve_ray.evolution.sources import open_source, posed_requests, trained_ids
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
@@ -145,7 +146,8 @@ async def ablate(
         it for each world under `worlds`; `bundle_lift`; and the sizes of the comparison.
 
     Raises:
-        UserFault: for an interrupted run that was validated on other worlds.
+        UserFault: for an interrupted run that was validated on other worlds, and where no prompt of a test fits.
+        OutageError: when every test request of a world failed from outside.
         ValueError: for an arm whose settings make it incomparable (`check_comparable`).
         ExperienceLeakError: for a student that saw experience, in training or in an evaluation.
     """
@@ -252,6 +254,12 @@ async def _test(
             split="ablation",
             in_flight=max(IN_FLIGHT, config.engine.max_concurrent),
         )
+        check_prompts_fit(f"the test requests of world {world}", tested)
+        if all(trajectory.repeatable for trajectory in tested):  # What is stored is not tested again.
+            raise OutageError(
+                f"all {len(tested)} test requests of world {world} failed from outside: {main_reason(tested)}. Nothing is "
+                "lost: the same command resumes the comparison"
+            )
         store.put_trajectories(name, tested)
     store.put_requests("ablation", sources.heldout(plan.requests))
 

@@ -13,15 +13,17 @@ from genevolve_ray.bench import ablation
 from genevolve_ray.bench.ablation import AblationPlan, ablate
 from genevolve_ray.bench.arms import Arm
 from genevolve_ray.bench.worlds import CurveEvolution
-from genevolve_ray.errors import UserFault
+from genevolve_ray.errors import OutageError, UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.experience.changes import encode_changes
 from genevolve_ray.experience.memory import ExperienceMemory, MemoryPoint
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.trajectory import Outcome
 
 Ablate = Callable[..., Any]
 GENERIC = Experience(search_strategy=("search facts",))
@@ -150,6 +152,21 @@ async def test_the_engine_is_closed_when_a_run_fails(
     with pytest.raises(RuntimeError, match="no learner"):
         await compare(tmp_path, Arm.GRPO)
     assert made["engine"][0].closed
+
+
+async def test_a_test_that_failed_from_outside_is_made_again(
+    made: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(task: RolloutTask) -> Outcome:
+        return Outcome.INFRA_FAILURE if task.split == "ablation" else Outcome.SCORED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "build_rollouts", lambda *_: FakeRollouts(down))
+        with pytest.raises(OutageError, match="all 4 test requests of world 1 failed from outside"):
+            await compare(tmp_path, Arm.GRPO, seeds=1)
+    result, _ = await compare(tmp_path, Arm.GRPO, seeds=1)
+    assert result["arms"]["grpo"]["mean"] > 0
+    assert made["learner"][-1].steps == [], "the training itself is finished"
 
 
 async def test_several_worlds_are_compared_apart_and_together(made: dict[str, list[Any]], tmp_path: Path) -> None:
