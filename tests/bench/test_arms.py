@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from genevolve_ray.bench.ablation import AblationPlan
 from genevolve_ray.bench.arm_results import area, differences_of
 from genevolve_ray.bench.arms import Arm, arm_config, arm_of, check_comparable
+from genevolve_ray.commands.ablation import ablate_run
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.experience import Experience
 
 GENERIC = Experience(search_strategy=("search facts",))
@@ -125,6 +128,12 @@ def test_what_all_arms_share_is_no_setting_of_one(setting: str) -> None:
         ValueError, match=rf"arm 'full.b' cannot be compared: {key} is {value}(\.0)?, and .* for the others"
     ):
         check_comparable(full(), "full.b", tuned)
+
+
+def test_the_command_refuses_arms_that_cannot_be_compared(tmp_path: Path) -> None:
+    plan = {"seeds": 1, "steps": None, "world_seed": 1, "requests": 1, "settings": []}
+    with pytest.raises(UserFault, match=r"genevolve ablate: arm 'grpo' cannot be compared: loop.steps is 3, and 40"):
+        ablate_run("atlas", "grpo,full", tmp_path / "a.json", arm_settings=["grpo:loop.steps=3"], **plan)
 
 
 def test_settings_of_the_method_are_free() -> None:
