@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from genevolve_ray.bench.arm_results import TRAINING, ArmRuns, area, compared, pooled_lift
-from genevolve_ray.bench.arms import DEFAULT_ARMS, Arm, arm_config, arm_of
+from genevolve_ray.bench.arms import DEFAULT_ARMS, Arm, arm_config, arm_of, check_comparable
 from genevolve_ray.bench.lift import measure_lift
 from genevolve_ray.bench.worlds import (
     CurveEvolution,
@@ -27,8 +27,10 @@ from genevolve_ray.bench.worlds import (
     student_check,
     tested_name,
     tested_worlds,
+    validated_elsewhere,
 )
 from genevolve_ray.engines.protocol import Engine, SamplingParams
+from genevolve_ray.errors import OutageError, UserFault
 from genevolve_ray.evolution.collect import IN_FLIGHT, evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import (
@@ -40,12 +42,14 @@ from genevolve_ray.evolution.inprocess import (
 )
 from genevolve_ray.evolution.metrics import evaluation_metrics
 from genevolve_ray.evolution.monitor import NullMonitor
+from genevolve_ray.evolution.outage import check_prompts_fit, main_reason
 from genevolve_ray.evolution.sources import open_source, posed_requests, trained_ids
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import weight_folders
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.trajectory import Trajectory
 
 SAMPLED, GREEDY = "sampled", "greedy"
@@ -125,7 +129,8 @@ async def ablate(
 ) -> dict[str, Any]:
     """Run every arm under every seed, one run folder each below `folder`, and compare them on held-out requests.
 
-    Finished runs are read, not repeated. An interrupted run resumes where it stopped.
+    Finished runs are read, not repeated. An interrupted run resumes where it stopped. A finished run that was validated
+    on other worlds than those of the plan has no curve.
 
     Args:
         base: the full method; the arms are derived from it.
@@ -141,8 +146,13 @@ async def ablate(
         it for each world under `worlds`; `bundle_lift`; and the sizes of the comparison.
 
     Raises:
+        UserFault: for an interrupted run that was validated on other worlds, and where no prompt of a test fits.
+        OutageError: when every test request of a world failed from outside.
+        ValueError: for an arm whose settings make it incomparable (`check_comparable`).
         ExperienceLeakError: for a student that saw experience, in training or in an evaluation.
     """
+    for label, config in (tuned or {}).items():
+        check_comparable(base, label, config)
     runs = {label: ArmRuns() for label in plan.arms}
     lifts: list[dict[str, Any]] = []
     async with _engine(base, model) as engine:
@@ -189,6 +199,11 @@ async def _run(
         steps = 0 if arm_of(label) is Arm.SFT else config.loop.steps
         if store.last_step > steps:
             raise StoreError(f"run {folder} has already taken {store.last_step} steps, but {steps} are requested")
+        if store.last_step < steps and validated_elsewhere(store, plan.test_worlds):
+            raise UserFault(
+                f"genevolve ablate: run {folder} is validated on other worlds than those of --test-world, and has "
+                f"{steps - store.last_step} steps to go: give the test worlds that it began with, or another --json"
+            )
         names = {(w, k): tested_name(k, w, plan.requests, steps) for w in plan.worlds for k in (SAMPLED, GREEDY)}
         check = student_check(config, model)
         if not set(names.values()) <= set(store.trajectory_names()):
@@ -211,8 +226,7 @@ async def _run(
         if label == Arm.FULL:
             kept = folder / f"bundle-lift-{steps:06d}.json"
             if not kept.is_file():
-                lift = await _lift(config, rollouts, engine, model, sources, store)
-                kept.write_text(json.dumps(lift), encoding="utf-8")
+                write_object(kept, await _lift(config, rollouts, engine, model, sources, store))
             lift = json.loads(kept.read_text(encoding="utf-8"))
         _add(runs, store, sources, plan, config, names, check)
         return lift
@@ -240,6 +254,12 @@ async def _test(
             split="ablation",
             in_flight=max(IN_FLIGHT, config.engine.max_concurrent),
         )
+        check_prompts_fit(f"the test requests of world {world}", tested)
+        if all(trajectory.repeatable for trajectory in tested):  # What is stored is not tested again.
+            raise OutageError(
+                f"all {len(tested)} test requests of world {world} failed from outside: {main_reason(tested)}. Nothing is "
+                "lost: the same command resumes the comparison"
+            )
         store.put_trajectories(name, tested)
     store.put_requests("ablation", sources.heldout(plan.requests))
 
@@ -273,6 +293,8 @@ def _add(
     for trajectory in (t for found in tested.values() for t in found):
         check(trajectory)
     row = _row(store, *([t for w in plan.worlds for t in tested[w, kind]] for kind in (SAMPLED, GREEDY)))
+    if validated_elsewhere(store, plan.test_worlds):
+        row["curve"] = []
     scores = {w: scores_of(tested[w, SAMPLED], sources.tested[w].heldout(plan.requests)) for w in plan.worlds}
     heights, curves = {}, {}
     if (height := area(row["curve"])) is not None:

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.records.differences import differences
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.secrets import masked
 
 _CONSTANT: Any = object()
 """Stands for the constant bundle among the settings of an arm."""
@@ -69,6 +71,19 @@ class Arm(StrEnum):
     """Experience is used in sampling instead of distillation (`experience.redraws`)."""
 
 
+SHARED = (
+    "name",
+    "seed",
+    "policy",
+    "engine",
+    "requests",
+    "reward",
+    "loop.steps",
+    "loop.validate_every",
+    "loop.validation_requests",
+)
+"""Settings that all arms have from their base: those that tell runs apart, the one policy and engine that all arms start
+from, and what makes rewards and curves comparable."""
 DEFAULT_ARMS = (Arm.SFT, Arm.GRPO, Arm.FULL, Arm.SHUFFLED, Arm.CONSTANT)
 """Arms that are run where none is named."""
 
@@ -83,6 +98,19 @@ def arm_of(label: str) -> Arm:
     if name not in list(Arm) or bool(point) != bool(_VARIANT.fullmatch(variant)):
         raise ValueError(f"unknown arm {label!r}; known: {', '.join(Arm)}, and variants such as full.NAME")
     return Arm(name)
+
+
+def check_comparable(base: EvolutionConfig, label: str, tuned: EvolutionConfig) -> None:
+    """Check that the settings of an arm leave alone what all arms share. Raises ValueError naming the arm and the keys."""
+    found = differences(*(masked(config.model_dump(mode="json")) for config in (base, tuned)))
+    changed = [difference for difference in found if _shared(difference.key)]
+    if changed:
+        listed = "; ".join(f"{d.key} is {d.after}, and {d.before} for the others" for d in changed)
+        raise ValueError(f"arm {label!r} cannot be compared: {listed}. Set it for all arms")
+
+
+def _shared(key: str) -> bool:
+    return any(key == shared or key.startswith(f"{shared}.") for shared in SHARED)
 
 
 def arm_config(base: EvolutionConfig, label: str, *, seed: int, constant: Experience) -> EvolutionConfig:

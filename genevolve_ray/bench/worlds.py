@@ -6,6 +6,7 @@ Shape legend: S seeds, M requests, T validated steps.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from genevolve_ray.records.trajectory import Outcome, Trajectory
 
 NO_LIMIT = 1 << 31
 """Tokens of a context that is only checked."""
+_CURVE = re.compile(r"ablation-curve-world(\d+)-requests\d+-step(\d+)")
+"""A name of `tested_name`, of trajectories of a validation."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,14 @@ def curve_of(store: RunStore, world: int, count: int) -> tuple[list[int], NDArra
         return None
     rows = [store.get_trajectories(name) for name in names]
     return (steps, np.array([[_score(t) for t in row] for row in rows], dtype=np.float64)) if rows else None
+
+
+def validated_elsewhere(store: RunStore, worlds: Sequence[int]) -> bool:
+    """Return whether a validation of a run had requests of other worlds than these; none stands for the training world."""
+    found: dict[int, set[int]] = {int(validation["step"]): set() for validation in store.validations()}
+    for match in filter(None, map(_CURVE.fullmatch, store.trajectory_names())):
+        found.get(int(match[2]), set()).add(int(match[1]))
+    return any(each != set(worlds) for each in found.values())
 
 
 def areas(steps: Sequence[float], values_T_M: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -54,7 +54,7 @@ def ablate_run(
     if preset not in GENERIC:
         raise UserFault(f"genevolve ablate: unknown preset {preset!r}; known: {', '.join(GENERIC)}")
     from genevolve_ray.bench.ablation import AblationPlan, ablate
-    from genevolve_ray.bench.arms import arm_config, arm_of
+    from genevolve_ray.bench.arms import arm_config, arm_of, check_comparable
     from genevolve_ray.viewer.ablation import write_ablation
 
     if out.suffix != ".json":
@@ -80,6 +80,8 @@ def ablate_run(
             requests=requests,
             constant=GENERIC[preset],
         )
+        for arm, own in tuned.items():
+            check_comparable(config, arm, own)
         for arm in plan.arms:
             arm_config(tuned.get(arm, config), arm, seed=1, constant=GENERIC[preset])
     except ValidationError as error:

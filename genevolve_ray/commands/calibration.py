@@ -21,7 +21,13 @@ from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.experience import build_run_embedder
 from genevolve_ray.evolution.sources import KnowsIdealGuidance, posed_requests, recorded_source
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.experience.calibration import LEAST_BUNDLES, ThresholdCalibration, ThresholdRow, calibrate
+from genevolve_ray.experience.calibration import (
+    LEAST_BUNDLES,
+    LEAST_HITS,
+    ThresholdCalibration,
+    ThresholdRow,
+    calibrate,
+)
 from genevolve_ray.experience.config import EmbedderConfig, MergeConfig
 from genevolve_ray.experience.recall import embedded
 from genevolve_ray.records.experience import Experience
@@ -160,7 +166,7 @@ def print_calibration(found: ThresholdCalibration) -> None:
     (console if console.is_terminal else Console(width=120)).print(table)
     print(f"precision of any other bundle: {found.chance:.2f}; threshold of the run: {found.threshold:g}")
     if found.recommended is None:
-        print(f"no threshold has precision {found.wanted:g}")
+        print(f"no threshold has precision {found.wanted:g} where at least {LEAST_HITS} requests recall something")
     else:
         print(f"recommended for precision {found.wanted:g}: experience.memory.threshold={found.recommended:g}")
 

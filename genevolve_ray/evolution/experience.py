@@ -77,15 +77,16 @@ class LocalExperience:
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write this step's bundles and recall one for each request; a request's own fresh bundle counts.
 
-        A pair teaches nothing and is counted when its summarizer gave up or gave an answer away. When all summaries
-        failed from outside, or the embedder did, the result names the `outage` and nothing is remembered.
+        A pair teaches nothing and is counted when its summarizer gave up, gave an answer away or said nothing. A bundle
+        without guidance is not remembered: it would be the nearest to its request, and a teacher would read nothing. When
+        all summaries failed from outside, or the embedder did, the result names the `outage` and nothing is remembered.
         """
         found = self._pairs(groups, step, self._config.max_pairs)
         posed = {request.id: request for request in requests}
         compared = await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in found))
         outage = str(compared[0]) if compared and all(map(_is_outage, compared)) else ""
-        bundles = [(posed[b.request_id], b) for b in compared if isinstance(b, Experience)]
-        faults = [str(fault) for fault in compared if not isinstance(fault, Experience)][:MAX_FAULTS]
+        bundles = [(posed[b.request_id], b) for b in compared if isinstance(b, Experience) and b.guidance]
+        faults = [fault for fault in map(_fault, compared) if fault][:MAX_FAULTS]
         metrics: dict[str, float] = {
             "experience_pairs": len(found),
             "experience_failures": len(found) - len(bundles),
@@ -241,6 +242,13 @@ def _clean(hit: Hit, request: Request, attempts: Sequence[Trajectory]) -> Hit | 
         return hit
     bundle = without_leaks(hit.experience, request, attempts)
     return replace(hit, experience=bundle) if bundle.guidance else None
+
+
+def _fault(compared: Experience | InfraFailure | LeakError) -> str:
+    """Return why a pair teaches nothing, "" where it does."""
+    if not isinstance(compared, Experience):
+        return str(compared)
+    return "" if compared.guidance else f"the bundle of request {compared.request_id!r} has no guidance"
 
 
 def _is_outage(fault: object) -> bool:

@@ -20,7 +20,8 @@ class AdvantageConfig(Config):
     ddof: int = Field(default=1, ge=0, le=1)
     """1: sample standard deviation (torch's default, which the paper's launcher descends from); 0: the population's."""
     eps: float = Field(default=1e-6, gt=0)
-    """Added to the standard deviation, so that the advantages of nearly equal rewards stay bounded."""
+    """Added to the standard deviation, so that the advantages of nearly equal rewards stay bounded. At the default, attempts
+    that differ in the cost of their calls alone have advantages as large as others; above that cost, smaller ones."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ from genevolve_ray.learning.ved_config import GradientRatio, VedConfig
 COEFFICIENT = "ved_coefficient"
 """Its key among the optimizer's settings."""
 Gradients = list[Tensor | None]
+_ROUNDING = 1e-6
+"""Norm of a distillation's gradient, as share of the other, up to which it is zero but for rounding: the teacher says what
+the student says."""
 
 
 class Coefficient:
@@ -74,7 +77,7 @@ class Coefficient:
         ved: Gradients = [p.grad for p in self._parameters]
         *squares, inner = _products((grpo, grpo), (ved, ved), (grpo, ved))
         norms = [math.sqrt(square) for square in squares]
-        found = self._ratio.ratio_to_grpo * norms[0] / norms[1] if norms[1] else 0.0
+        found = self._ratio.ratio_to_grpo * norms[0] / norms[1] if norms[1] > _ROUNDING * norms[0] else 0.0
         if found > 0 and math.isfinite(found):
             self._optimizer.param_groups[0][COEFFICIENT] = min(max(found, self._ratio.minimum), self._ratio.maximum)
         cosine = inner / (norms[0] * norms[1]) if norms[0] and norms[1] else 0.0

@@ -13,15 +13,17 @@ from genevolve_ray.bench import ablation
 from genevolve_ray.bench.ablation import AblationPlan, ablate
 from genevolve_ray.bench.arms import Arm
 from genevolve_ray.bench.worlds import CurveEvolution
-from genevolve_ray.errors import UserFault
+from genevolve_ray.errors import OutageError, UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.experience.changes import encode_changes
 from genevolve_ray.experience.memory import ExperienceMemory, MemoryPoint
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.trajectory import Outcome
 
 Ablate = Callable[..., Any]
 GENERIC = Experience(search_strategy=("search facts",))
@@ -152,6 +154,21 @@ async def test_the_engine_is_closed_when_a_run_fails(
     assert made["engine"][0].closed
 
 
+async def test_a_test_that_failed_from_outside_is_made_again(
+    made: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(task: RolloutTask) -> Outcome:
+        return Outcome.INFRA_FAILURE if task.split == "ablation" else Outcome.SCORED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "build_rollouts", lambda *_: FakeRollouts(down))
+        with pytest.raises(OutageError, match="all 4 test requests of world 1 failed from outside"):
+            await compare(tmp_path, Arm.GRPO, seeds=1)
+    result, _ = await compare(tmp_path, Arm.GRPO, seeds=1)
+    assert result["arms"]["grpo"]["mean"] > 0
+    assert made["learner"][-1].steps == [], "the training itself is finished"
+
+
 async def test_several_worlds_are_compared_apart_and_together(made: dict[str, list[Any]], tmp_path: Path) -> None:
     result, _ = await compare(tmp_path, Arm.SFT, Arm.GRPO, Arm.FULL, seeds=2, test_worlds=(3, 4))
     assert result["test_worlds"] == [3, 4] and "world_seed" not in result
@@ -178,6 +195,28 @@ async def test_worlds_with_other_numbers_of_validation_requests_are_refused(tmp_
         ):
             await evolution.evaluate(FakeRequests().validation(3), "validation")
         assert store.trajectory_names() == []
+
+
+async def test_a_run_that_was_validated_on_other_worlds_has_no_curve(
+    made: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    first, _ = await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(3, 4))
+    assert first["arms"]["grpo"]["curve"]
+    for changes in ({"test_worlds": (5, 6)}, {"test_worlds": (3,)}, {}):
+        other, _ = await compare(tmp_path, Arm.GRPO, seeds=1, **changes)
+        assert other["arms"]["grpo"]["curve"] == [] and other["arms"]["grpo"]["area"] is None
+    again, _ = await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(4, 3))
+    assert again["arms"]["grpo"]["curve"] == first["arms"]["grpo"]["curve"]
+
+
+async def test_a_run_is_not_continued_with_other_worlds(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    short = full().model_copy(update={"loop": full().loop.model_copy(update={"steps": 2})})
+    plan = AblationPlan(arms=(Arm.GRPO,), seeds=1, requests=4, constant=GENERIC, test_worlds=(3, 4))
+    await ablate(short, Path("model"), tmp_path, plan, lambda text: None)
+    with pytest.raises(UserFault, match=r"run .*grpo-1 is validated on other worlds .* has 1 steps to go"):
+        await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(5, 6))
+    result, _ = await compare(tmp_path, Arm.GRPO, seeds=1, test_worlds=(3, 4))
+    assert [step for step, _ in result["arms"]["grpo"]["curve"]] == [1, 2, 3]
 
 
 async def test_of_the_training_world_areas_are_compared_over_seeds(made: dict[str, list[Any]], tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from genevolve_ray.bench.ablation import AblationPlan
 from genevolve_ray.bench.arm_results import area, differences_of
-from genevolve_ray.bench.arms import Arm, arm_config, arm_of
+from genevolve_ray.bench.arms import Arm, arm_config, arm_of, check_comparable
+from genevolve_ray.commands.ablation import ablate_run
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.experience import Experience
 
 GENERIC = Experience(search_strategy=("search facts",))
@@ -103,6 +106,40 @@ def test_redraws_stay_as_the_base_sets_them_and_leave_grpo_alone() -> None:
     redraws = arm_config(base, Arm.REDRAWS, seed=1, constant=GENERIC).experience.redraws
     assert (redraws.draws, redraws.correction) == (3, "winners")
     assert arm_config(base, Arm.GRPO, seed=1, constant=GENERIC).experience.redraws.draws == 0
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "policy.model=elsewhere",
+        "engine.max_concurrent=2",
+        "requests.config.seed=9",
+        "reward.image_weight=1",
+        "loop.steps=9",
+        "loop.validation_requests=9",
+        "seed=9",
+        "name=other",
+    ],
+)
+def test_what_all_arms_share_is_no_setting_of_one(setting: str) -> None:
+    tuned = load_config("atlas", ["experience.enabled=true", "learner.ved.coefficient=0.5", setting])
+    key, _, value = setting.partition("=")
+    with pytest.raises(
+        ValueError, match=rf"arm 'full.b' cannot be compared: {key} is {value}(\.0)?, and .* for the others"
+    ):
+        check_comparable(full(), "full.b", tuned)
+
+
+def test_the_command_refuses_arms_that_cannot_be_compared(tmp_path: Path) -> None:
+    plan = {"seeds": 1, "steps": None, "world_seed": 1, "requests": 1, "settings": []}
+    with pytest.raises(UserFault, match=r"genevolve ablate: arm 'grpo' cannot be compared: loop.steps is 3, and 40"):
+        ablate_run("atlas", "grpo,full", tmp_path / "a.json", arm_settings=["grpo:loop.steps=3"], **plan)
+
+
+def test_settings_of_the_method_are_free() -> None:
+    method = ["learner.ved={form: jsd, coefficient: {ratio_to_grpo: 0.5}}", "experience.memory.threshold=auto"]
+    loop = ["loop.dynamic_sampling.rounds=2", "loop.curriculum.pool=128"]
+    check_comparable(full(), "full", load_config("atlas", ["experience.enabled=true", *method, *loop]))
 
 
 def test_worlds_named_twice_are_refused() -> None:

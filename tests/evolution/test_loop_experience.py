@@ -120,6 +120,20 @@ async def test_a_summariser_that_gives_up_leaves_its_pair_out() -> None:
     assert (learned.metrics["experience_pairs"], learned.metrics["experience_failures"]) == (2, 1)
 
 
+async def test_a_bundle_that_says_nothing_hides_no_other() -> None:
+    class Silent(FakeSummariser):
+        async def compare(self, request: Request, pair: Pair) -> Experience:
+            bundle = await super().compare(request, pair)
+            return bundle if request.id == "train-0" else bundle.guided({})
+
+    experience = make(Silent(), FakeEmbedder(classes=2))
+    await learn(experience, 0)
+    learned = await learn(experience, 2, step=2)
+    assert [(x.request_id, x.own, x.experience.request_id) for x in learned.lessons] == [("train-2", False, "train-0")]
+    assert learned.faults == ("the bundle of request 'train-2' has no guidance",)
+    assert (learned.metrics["experience_failures"], learned.metrics["experience_memory"]) == (1, 1)
+
+
 async def test_an_embedder_that_gives_up_leaves_the_step_without_experience() -> None:
     embedder = FakeEmbedder()
     embedder.down = True

@@ -86,6 +86,16 @@ def test_it_stays_within_its_bounds(model_dir: Path) -> None:
     assert learner(model_dir, {"minimum": 0.25}).train_step(quiet, 0)["ved_coefficient"] == 0.25
 
 
+@pytest.mark.parametrize("form", [VedForm.FORWARD_KL, VedForm.JSD])
+def test_a_teacher_that_agrees_leaves_the_coefficient(model_dir: Path, form: VedForm) -> None:
+    """Its gradient is zero but for rounding, by which nothing may be divided."""
+    made = learner(model_dir, {"every": 2}, form=form)
+    agreed = [taught(s, []) for s in sequences(seed=2)]
+    first, _, third = (made.train_step(of, step) for step, of in enumerate((batch(0), batch(1), agreed)))
+    assert 0 < third["grad_norm_ved"] < 1e-9 * third["grad_norm_grpo"], "in exact numbers it is zero"
+    assert third["ved_coefficient"] == first["ved_coefficient"]
+
+
 @pytest.mark.parametrize("form", [VedForm.SCORE, VedForm.REVERSE_KL])
 def test_a_checkpoint_brings_the_coefficient_back(model_dir: Path, tmp_path: Path, form: VedForm) -> None:
     """A step that does not measure, applied again after the checkpoint before it, ends in the same bits."""
