@@ -30,13 +30,15 @@ def png(shade: int, side: int = 16) -> bytes:
 class World:
     """What the services have seen, and how they fail: a share of calls, or whatever `fault` says of a call.
 
-    `calls` counts every request by service, `done` what was answered well, by service and by what it was about.
+    `calls` counts every request by service, `done` what was answered well, by service and by what it was about. While
+    `held` is true nothing is answered; `asked` is set by every request.
     """
 
     share: float = 0.0
     fault: Callable[[str, dict[str, Any]], int] = lambda service, body: 0
     reason: str = "injected"
-    delay: float = 0.0
+    held: bool = False
+    asked: threading.Event = field(default_factory=threading.Event)
     calls: Counter[str] = field(default_factory=Counter)
     done: Counter[tuple[str, str]] = field(default_factory=Counter)
     bodies: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -49,7 +51,9 @@ class World:
     async def answer(self, service: str, body: dict[str, Any], about: str, value: Any) -> JSONResponse:
         self.calls[service] += 1
         self.bodies.append((service, body))
-        await asyncio.sleep(self.delay)
+        self.asked.set()
+        while self.held:
+            await asyncio.sleep(0.01)
         status = self.fault(service, body) or (503 if self._dice.random() < self.share else 0)
         if status:
             return JSONResponse({"error": self.reason}, status_code=status)
@@ -115,7 +119,10 @@ def served(app: FastAPI) -> Iterator[str]:
 def playing(world: World) -> Iterator[World]:
     """Serve a world on a free port of the loopback."""
     with served(application(world)) as world.url:
-        yield world
+        try:
+            yield world
+        finally:
+            world.held = False
 
 
 def turn(name: str, **arguments: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from played_bench import painter, write_config
 from played_world import World, playing
-from pseudo_terminal import PseudoTerminal, on_terminal
+from pseudo_terminal import SECONDS, PseudoTerminal, on_terminal
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 pytestmark = pytest.mark.timeout(600)  # Each command imports the package anew, on a machine that may be busy.
@@ -75,14 +74,13 @@ def test_a_chat_has_history_commands_and_clean_ends(tmp_path: Path) -> None:
         terminal.wait_for("half a request")
         terminal.repeat_until(lambda: terminal.type(CTRL_C), ":quit or Ctrl-D ends the chat")
         terminal.wait_for("ask> ")
-        before, world.delay = world.calls["chat"], 5.0
+        world.held = True
+        world.asked.clear()
         terminal.type("a slow heron\n")
-        terminal.wait_for("1  ")
-        while world.calls["chat"] == before:
-            os.sched_yield()
-        world.delay = 0.0
+        assert world.asked.wait(SECONDS)
         terminal.type(CTRL_C)
         assert "stopped by Ctrl-C" in terminal.wait_for("ask> ")
+        world.held = False
         terminal.type("a heron again\n")
         assert "a-heron-again/picture.png" in terminal.wait_for("ask> ")
         terminal.type(CTRL_D)
@@ -95,7 +93,7 @@ def test_a_terminated_command_ends_with_the_code_of_the_signal(
     arguments: tuple[str, ...], waits_for: str, tmp_path: Path
 ) -> None:
     with asking(tmp_path, *arguments) as (terminal, world):
-        world.delay = 5.0
+        world.held = True
         terminal.wait_for(waits_for)
         assert terminal.terminate() == 143, terminal.shown
     assert "Traceback" not in terminal.shown
@@ -103,7 +101,7 @@ def test_a_terminated_command_ends_with_the_code_of_the_signal(
 
 def test_ctrl_c_ends_a_single_request(tmp_path: Path) -> None:
     with asking(tmp_path, "a heron") as (terminal, world):
-        world.delay = 5.0
+        world.held = True
         terminal.wait_for("1  ")
         terminal.type(CTRL_C)
         assert terminal.end() == 130, terminal.shown
