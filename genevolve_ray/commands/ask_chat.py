@@ -49,7 +49,10 @@ class TerminationSignal:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGTERM."""
         self.received = True
-        signal.raise_signal(signal.SIGINT)
+        if callable(signal.getsignal(signal.SIGINT)):
+            signal.raise_signal(signal.SIGINT)
+        else:  # A shell starts a command in its background with Ctrl-C ignored.
+            raise KeyboardInterrupt
 
 
 @contextmanager

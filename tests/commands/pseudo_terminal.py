@@ -88,8 +88,16 @@ class PseudoTerminal:
 
 
 @contextmanager
-def on_terminal(*arguments: object, **environment: str) -> Iterator[PseudoTerminal]:
-    """Run `genevolve` on a terminal of 100 x 40 cells with only these variables about it, and end it afterwards."""
+def on_terminal(*arguments: object, deaf: bool = False, **environment: str) -> Iterator[PseudoTerminal]:
+    """Run `genevolve` on a terminal of 100 x 40 cells with only these variables about it, and end it afterwards.
+
+    It hears Ctrl-C, also where the tests do not; with `deaf` it ignores it, as commands in the background of a shell do.
+    """
+
+    def begin() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     screen, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     about = ("NO_COLOR", "COLORTERM", "TERM", "TERM_PROGRAM", "LC_TERMINAL", "TMUX", "KITTY_WINDOW_ID", "COLUMNS")
@@ -102,7 +110,7 @@ def on_terminal(*arguments: object, **environment: str) -> Iterator[PseudoTermin
         stderr=side,
         env=base | {"PYTHONPATH": paths, "TERM": "xterm-256color", "LANG": "C.UTF-8"} | environment,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=begin,
     )
     os.close(side)
     try:

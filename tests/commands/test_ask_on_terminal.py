@@ -19,13 +19,15 @@ STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @contextmanager
-def asking(tmp_path: Path, *arguments: str, **environment: str) -> Iterator[tuple[PseudoTerminal, World]]:
+def asking(
+    tmp_path: Path, *arguments: str, deaf: bool = False, **environment: str
+) -> Iterator[tuple[PseudoTerminal, World]]:
     """Run `genevolve ask` on a terminal with the services of a played world."""
     with playing(World(script=painter)) as world:
         config = write_config(tmp_path / "my.yaml", world)
         services = ("--config", config, "--policy", f"openai:played@{world.url}/v1", "--out", tmp_path / "out")
         rows = ("--set", "requests.type=asked_plugins:Rows")
-        with on_terminal("ask", *services, *rows, *arguments, **environment) as terminal:
+        with on_terminal("ask", *services, *rows, *arguments, deaf=deaf, **environment) as terminal:
             yield terminal, world
 
 
@@ -88,11 +90,12 @@ def test_a_chat_has_history_commands_and_clean_ends(tmp_path: Path) -> None:
     assert "Traceback" not in terminal.shown
 
 
+@pytest.mark.parametrize("deaf", [False, True])
 @pytest.mark.parametrize(("arguments", "waits_for"), [(("--chat",), "ask> "), (("a heron",), "1  ")])
 def test_a_terminated_command_ends_with_the_code_of_the_signal(
-    arguments: tuple[str, ...], waits_for: str, tmp_path: Path
+    arguments: tuple[str, ...], waits_for: str, deaf: bool, tmp_path: Path
 ) -> None:
-    with asking(tmp_path, *arguments) as (terminal, world):
+    with asking(tmp_path, *arguments, deaf=deaf) as (terminal, world):
         world.held = True
         terminal.wait_for(waits_for)
         assert terminal.terminate() == 143, terminal.shown
