@@ -37,6 +37,7 @@ class World:
     share: float = 0.0
     fault: Callable[[str, dict[str, Any]], int] = lambda service, body: 0
     reason: str = "injected"
+    delay: float = 0.0
     held: bool = False
     asked: threading.Event = field(default_factory=threading.Event)
     calls: Counter[str] = field(default_factory=Counter)
@@ -52,6 +53,7 @@ class World:
         self.calls[service] += 1
         self.bodies.append((service, body))
         self.asked.set()
+        await asyncio.sleep(self.delay)
         while self.held:
             await asyncio.sleep(0.01)
         status = self.fault(service, body) or (503 if self._dice.random() < self.share else 0)
