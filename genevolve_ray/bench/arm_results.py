@@ -59,7 +59,7 @@ def differences_of(labels: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of arms that are subtracted: methods and GRPO, methods and the full one, the full one and controls.
 
     `full` - `grpo` comes first; an arm that is added later is a method unless it has a control. Variants of GRPO are
-    compared with GRPO, and the full method with each of them: they are other baselines.
+    compared with GRPO, and every method with each of them: they are other baselines.
     """
     arms = {label: arm_of(label) for label in labels}
     controls = [label for label, arm in arms.items() if arm.is_control]
@@ -67,7 +67,8 @@ def differences_of(labels: Sequence[str]) -> list[tuple[str, str]]:
     methods.sort(key=lambda label: label != Arm.FULL)
     pairs = [(method, Arm.GRPO.value) for method in methods]
     baselines = [label for label, arm in arms.items() if arm is Arm.GRPO and label != Arm.GRPO]
-    pairs += [(Arm.FULL.value, label) for label in (*baselines, *controls)]
+    pairs += [(method, label) for label in baselines for method in methods]
+    pairs += [(Arm.FULL.value, label) for label in controls]
     pairs += [(method, Arm.FULL.value) for method in methods if method != Arm.FULL]
     pairs += [(label, Arm.GRPO.value) for label in baselines]
     pairs.append((Arm.GRPO.value, Arm.SFT.value))

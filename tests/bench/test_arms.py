@@ -96,6 +96,7 @@ def test_variants_of_grpo_are_baselines() -> None:
         ("full", "grpo"),
         ("redraws", "grpo"),
         ("full", "grpo.dynamic"),
+        ("redraws", "grpo.dynamic"),
         ("redraws", "full"),
         ("grpo.dynamic", "grpo"),
     ]
